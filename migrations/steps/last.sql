@@ -1,0 +1,56 @@
+-- The last step of each migrate, after tables and functions. It puts each thing in place only where it has never been before, so
+-- that what a user has changed or removed stays so.
+
+do $$
+begin
+  perform pgtick.maintain();
+end
+$$;
+
+do $$
+declare
+  v_new record;
+begin
+  if to_regprocedure('credits.default_schedules()') is null then return; end if;
+  for v_new in
+    select s.* from credits.default_schedules() as s
+    where not exists (select from pgtick.installed as i where i.kind = 'schedule' and i.name = s.name)
+      and not exists (select from pgtick.schedule_defs as d where d.name = s.name)
+  loop
+    perform pgtick.schedule(v_new.name, v_new.cron, v_new.task, p_on_missed => v_new.on_missed,
+      p_catch_up_limit => v_new.catch_up_limit, p_timeout => v_new.timeout);
+    insert into pgtick.installed (kind, name, installed_at) values ('schedule', v_new.name, pgtick.now());
+  end loop;
+end
+$$;
+
+-- pg_cron in this very database. A server has it in one database only (cron.database_name); from another one it is reached through
+-- cron.schedule_in_database, which takes a connection there: that is for "pgtick migrate" to do.
+do $$
+declare
+  v_name text := 'pgtick';
+  v_home text;
+begin
+  if exists (select from pgtick.installed as i where i.kind = 'pg_cron') then return; end if;
+  begin
+    v_home := current_setting('cron.database_name', true);   -- null: not loaded
+  exception when insufficient_privilege then
+    v_home := current_database();   -- it is loaded, but we may not know where: trying shows
+  end;
+  if not exists (select from pg_catalog.pg_extension as e where e.extname = 'pg_cron') then
+    if v_home is distinct from current_database() then return; end if;
+    if not exists (select from pg_catalog.pg_available_extensions as a where a.name = 'pg_cron') then return; end if;
+    create extension pg_cron with schema pg_catalog;
+  end if;
+  if not exists (select from cron.job as c where c.database = current_database() and c.command = 'call pgtick.run_ticks()') then
+    -- Names are unique for each user, whatever the database: the entry of another one is not ours to take over.
+    if exists (select from cron.job as c where c.jobname = 'pgtick' and c.username = current_user and c.database <> current_database()) then
+      v_name := 'pgtick_' || current_database();
+    end if;
+    perform cron.schedule(v_name, '* * * * *', 'call pgtick.run_ticks()');
+  end if;
+  insert into pgtick.installed (kind, name, installed_at) values ('pg_cron', v_name, pgtick.now());
+exception when others then
+  raise notice 'pgtick: pg_cron is not to be had here: %', sqlerrm;
+end
+$$;

@@ -1,0 +1,92 @@
+-- What every other file stands on: the clock, how bad input is refused, and the two roles.
+
+create or replace function pgtick.now()
+returns timestamptz
+language sql volatile parallel safe
+set search_path = ''
+as $$ select pg_catalog.clock_timestamp() $$;
+comment on function pgtick.now() is 'The one clock of pgtick, leases and credits included: the moment of the call, not of the transaction. Read it once, after the locks. Tests replace this function.';
+
+-- Every refusal of a bad value leaves through here, so that each names the field, the value and what is allowed.
+create or replace function pgtick.invalid(p_field text, p_value text, p_rule text, p_hint text default null)
+returns void
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  raise exception using errcode = 'TK000',
+    message = format('%s %s is refused: %s', p_field, coalesce('"' || left(p_value, 100) || '"', 'null'), p_rule),
+    hint = coalesce(p_hint, format('Give %s another value.', p_field));
+end
+$$;
+comment on function pgtick.invalid(text, text, text, text) is 'Raise TK000 for a value that is not allowed.';
+
+-- Who asks: the end user of a Supabase request where there is one, otherwise the role that logged in.
+create or replace function pgtick.caller()
+returns text
+language sql stable parallel safe
+set search_path = ''
+as $$
+  select coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', session_user::text)
+$$;
+comment on function pgtick.caller() is 'Who asks, for the record: the JWT''s subject, or the login role.';
+
+-- The roles belong to the whole server. They get no login here: "alter role pgtick_runner login password …" is the owner's to say.
+do $$
+declare
+  v_role text;
+begin
+  foreach v_role in array '{pgtick_runner,pgtick_reader}'::text[] loop
+    if not exists (select from pg_catalog.pg_roles as r where r.rolname = v_role) then
+      execute format('create role %I nologin', v_role);
+    end if;
+  end loop;
+exception
+  when duplicate_object or unique_violation then null;   -- another database's migrate was faster
+  when insufficient_privilege then
+    raise notice 'pgtick: role % is missing and % may not create roles; as one who may: create role % nologin', v_role, current_user, v_role;
+end
+$$;
+
+create or replace function pgtick.grant_to(p_roles text[], p_privilege text, p_objects text[])
+returns void
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_role text;
+  v_object text;
+begin
+  for v_role in select r.rolname from pg_catalog.pg_roles as r where r.rolname = any (p_roles) order by 1 loop
+    foreach v_object in array p_objects loop
+      execute format('grant %s on %s to %I', p_privilege, v_object, v_role);
+    end loop;
+  end loop;
+end
+$$;
+comment on function pgtick.grant_to(text[], text, text[]) is 'Grant a privilege on objects to those of the roles that exist. For migrate; p_privilege and p_objects are SQL text.';
+
+create or replace function pgtick.user_id()
+returns uuid
+language sql stable parallel safe
+set search_path = ''
+as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;
+comment on function pgtick.user_id() is 'The end user of the present Supabase request: the JWT''s subject, as auth.uid() gives it; null outside of one.';
+
+-- One policy a table and role, made anew: a role may have come since.
+create or replace function pgtick.allow_rows(p_role text, p_tables text[], p_condition text)
+returns void
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_table text;
+begin
+  if to_regrole(p_role) is null then return; end if;
+  foreach v_table in array p_tables loop
+    execute format('drop policy if exists %I on %s', 'read_' || p_role, v_table);
+    execute format('create policy %I on %s for select to %I using (%s)', 'read_' || p_role, v_table, p_role, p_condition);
+  end loop;
+end
+$$;
+comment on function pgtick.allow_rows(text, text[], text) is 'Let a role, where it exists, read the rows of these tables that fulfil a condition. For migrate; the condition is SQL text.';

@@ -1,0 +1,467 @@
+-- Schedules: every change is checked, accounts for what is past under the old version, and leaves a row in schedule_changes.
+-- Locks: each function takes one schedule's row, then writes slots, then jobs. FOR NO KEY UPDATE: run_now and the rows that refer to
+-- the schedule need no more than its key.
+
+create or replace function pgtick.utc(p_at timestamptz)
+returns text
+language sql stable parallel safe
+set search_path = ''
+as $$ select pg_catalog.to_char(p_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS" UTC"') $$;
+comment on function pgtick.utc(timestamptz) is 'A moment as people read it in reasons and messages: to the second, in UTC.';
+
+-- The share depends on nothing but schedule and slot, so that all clocks agree on it. Seconds, not an interval times the share: days of
+-- an interval would be added in the session's time zone.
+create or replace function pgtick.slot_run_at(p_schedule_id bigint, p_slot timestamptz, p_jitter interval)
+returns timestamptz
+language sql immutable strict parallel safe
+set search_path = ''
+as $$
+  select case when p_jitter = interval '0' then p_slot
+    else p_slot + make_interval(secs => extract(epoch from p_jitter)::double precision
+      * (hashint8extended(extract(epoch from p_slot)::bigint, p_schedule_id) & 4294967295) / 4294967296.0) end
+$$;
+comment on function pgtick.slot_run_at(bigint, timestamptz, interval) is 'When the job of a slot may run: the slot, plus a share of p_jitter that is always the same for this schedule and slot.';
+
+create or replace function pgtick.next_for(p_schedule pgtick.schedule_defs, p_after timestamptz)
+returns timestamptz
+language plpgsql stable parallel safe
+set search_path = ''
+as $$
+declare
+  v_slot constant timestamptz := pgtick.next_slot(p_schedule.parsed, p_schedule.time_zone,
+    greatest(p_after, p_schedule.starts_at - interval '1 microsecond'), p_schedule.on_gap, p_schedule.on_fold);
+begin
+  return case when v_slot >= p_schedule.ends_at then null else v_slot end;
+end
+$$;
+comment on function pgtick.next_for(pgtick.schedule_defs, timestamptz) is 'The first slot of a schedule strictly after p_after, from starts_at on and before ends_at; null when there is none.';
+
+create or replace function pgtick.record_version(p_schedule_id bigint, p_what text, p_at timestamptz, p_reason text default null, p_by text default null)
+returns void
+language sql volatile parallel unsafe
+set search_path = ''
+as $$
+  insert into pgtick.schedule_changes (schedule_id, version, changed_at, changed_by, what, definition, reason)
+  select s.id, s.version, p_at, coalesce(p_by, pgtick.caller()), p_what,
+    to_jsonb(s) - '{id,version,parsed,next_at,removed_at,broken_at,broken_why,retry_at,created_at}'::text[], p_reason
+  from pgtick.schedule_defs as s
+  where s.id = p_schedule_id
+$$;
+comment on function pgtick.record_version(bigint, text, timestamptz, text, text) is 'Write down the present version of a schedule, which applies from p_at on. p_by: null = the caller.';
+
+create or replace function pgtick.refuse_schedule(p_name text)
+returns void
+language plpgsql stable parallel safe
+set search_path = ''
+as $$
+declare
+  v_removed_at timestamptz;
+  v_near text;
+begin
+  select s.removed_at into v_removed_at from pgtick.schedule_defs as s where s.name = p_name;
+  select near.name into v_near
+  from (select s.name from pgtick.schedule_defs as s where s.removed_at is null limit 10000) as near,
+    lateral (select count(*) from generate_series(1, least(length(p_name), 200) - 1) as i
+      where strpos(lower(near.name), lower(substr(p_name, i, 2))) > 0) as same(parts)
+  where same.parts >= 2
+  order by same.parts desc, abs(length(near.name) - length(p_name)), near.name
+  limit 1;
+  raise exception using errcode = 'TK006',
+    message = format('no schedule is named %s', coalesce('"' || left(p_name, 200) || '"', 'null')) || coalesce(': it was unscheduled at ' || pgtick.utc(v_removed_at), ''),
+    hint = case when v_removed_at is not null then 'pgtick.schedule with this name brings it back.'
+      else coalesce(format('Did you mean "%s"?', v_near), 'The names are in pgtick.schedules.') end;
+end
+$$;
+comment on function pgtick.refuse_schedule(text) is 'Raise TK006: no such schedule, with the nearest name as hint.';
+
+create or replace function pgtick.locked_schedule(p_name text)
+returns pgtick.schedule_defs
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_schedule pgtick.schedule_defs;
+begin
+  select s.* into v_schedule from pgtick.schedule_defs as s where s.name = p_name and s.removed_at is null for no key update;
+  if not found then perform pgtick.refuse_schedule(p_name); end if;
+  return v_schedule;
+end
+$$;
+comment on function pgtick.locked_schedule(text) is 'The schedule of this name, its row locked until the transaction ends. Raises TK006.';
+
+-- What is past belongs to the old version, so it is accounted for before anything changes. When that cannot be done (the schedule is
+-- broken), p_give_up says whether the change goes on all the same: then one row tells from when on the slots are not known.
+create or replace function pgtick.account_before_change(p_schedule_id bigint, p_now timestamptz, p_give_up boolean)
+returns pgtick.schedule_defs
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_schedule pgtick.schedule_defs;
+  v_jobs integer;
+  v_run_at timestamptz;
+begin
+  begin
+    select a.jobs, a.run_at into v_jobs, v_run_at
+    from pgtick.account(p_schedule_id, p_now, (select max(c.ticked_at) from pgtick.clocks as c)) as a;
+  exception when others then
+    if pgtick.is_passing(sqlstate) then raise; end if;
+    select s.* into v_schedule from pgtick.schedule_defs as s where s.id = p_schedule_id;
+    if not p_give_up then
+      raise exception using errcode = 'TK005', message = format('schedule "%s" is broken: %s', v_schedule.name, sqlerrm),
+        hint = 'Put it right with pgtick.schedule, or remove it with pgtick.unschedule.';
+    end if;
+    insert into pgtick.slot_log (schedule_id, slot, fate, version, reason, recorded_at, clock)
+    values (v_schedule.id, v_schedule.next_at, 'missed', v_schedule.version,
+      format('the schedule was broken: %s; its slots from this one to %s are not known', sqlerrm, pgtick.utc(p_now)), p_now, pgtick.clock_name())
+    on conflict do nothing;
+  end;
+  select s.* into v_schedule from pgtick.schedule_defs as s where s.id = p_schedule_id;
+  if v_jobs > 0 then perform pgtick.wake(array[v_schedule.queue], v_run_at); end if;
+  return v_schedule;
+end
+$$;
+comment on function pgtick.account_before_change(bigint, timestamptz, boolean) is 'Account for the slots of a locked schedule up to p_now under its present version, and return its row. Raises TK005 where it is broken, unless p_give_up.';
+
+create or replace function pgtick.refuse_name(p_field text, p_name text)
+returns void
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ '[\u0001-\u001f\u007f-\u009f]' or btrim(p_name) = '' then
+    perform pgtick.invalid(p_field, p_name, 'a name has 1 to 200 characters, not only blanks, and no control characters');
+  end if;
+end
+$$;
+comment on function pgtick.refuse_name(text, text) is 'Raise TK000 unless this can be the name of a schedule.';
+
+-- Says what is wrong with the settings that only schedules have; those of their jobs are refuse_job's.
+create or replace function pgtick.refuse_policies(p_on_missed text, p_catch_up_limit integer, p_catch_up_window interval, p_on_overlap text, p_on_gap text,
+  p_on_fold text, p_jitter interval, p_starts_at timestamptz, p_ends_at timestamptz, p_must_finish_within interval)
+returns void
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  if p_on_missed is null or p_on_missed not in ('skip', 'once', 'all') then
+    perform pgtick.invalid('on_missed', p_on_missed, 'it is skip, once or all');
+  end if;
+  if p_catch_up_limit is null or p_catch_up_limit not between 0 and 10000 then
+    perform pgtick.invalid('catch_up_limit', p_catch_up_limit::text, 'it goes from 0 to 10000');
+  end if;
+  if p_catch_up_window <= interval '0' or p_catch_up_window > interval '3660 days' then
+    perform pgtick.invalid('catch_up_window', p_catch_up_window::text, 'it is more than 0 and at most 3660 days', 'Leave it out for no bound in time.');
+  end if;
+  if p_on_missed = 'all' and p_on_overlap <> 'allow' then
+    perform pgtick.invalid('on_overlap', p_on_overlap, 'with on_missed all it is allow', 'The slots that are caught up run side by side; leave on_overlap out.');
+  end if;
+  if p_on_overlap not in ('skip', 'allow') then
+    perform pgtick.invalid('on_overlap', p_on_overlap, 'it is skip or allow');
+  end if;
+  if p_on_gap is null or p_on_gap not in ('run', 'skip') then
+    perform pgtick.invalid('on_gap', p_on_gap, 'it is run or skip');
+  end if;
+  if p_on_fold is null or p_on_fold not in ('first', 'last', 'both') then
+    perform pgtick.invalid('on_fold', p_on_fold, 'it is first, last or both');
+  end if;
+  if p_jitter is null or p_jitter < interval '0' or p_jitter > interval '1 day' then
+    perform pgtick.invalid('jitter', p_jitter::text, 'it goes from 0 to 1 day');
+  end if;
+  if p_starts_at is not null then perform pgtick.check_moment('starts_at', p_starts_at); end if;
+  if p_ends_at is not null then perform pgtick.check_moment('ends_at', p_ends_at); end if;
+  if p_starts_at >= p_ends_at then
+    perform pgtick.invalid('ends_at', p_ends_at::text, format('it is later than starts_at, %s', p_starts_at));
+  end if;
+  if p_must_finish_within <= interval '0' or p_must_finish_within > interval '366 days' then
+    perform pgtick.invalid('must_finish_within', p_must_finish_within::text, 'it is more than 0 and at most 366 days', 'Leave it out to promise nothing.');
+  end if;
+end
+$$;
+comment on function pgtick.refuse_policies(text, integer, interval, text, text, text, interval, timestamptz, timestamptz, interval) is
+  'Raise TK000, naming field, value and rule, when a schedule may not have these settings; otherwise do nothing.';
+
+-- definer (this and the other functions that change schedules): service_role may manage schedules, but writes no table directly.
+create or replace function pgtick.schedule(p_name text, p_cron text, p_task text, p_args jsonb default '{}', p_time_zone text default 'UTC',
+  p_queue text default 'default', p_priority integer default 5, p_max_attempts integer default 20, p_timeout interval default '5 minutes',
+  p_on_missed text default 'once', p_catch_up_limit integer default 100, p_catch_up_window interval default null, p_on_overlap text default null,
+  p_on_gap text default 'run', p_on_fold text default 'first', p_jitter interval default '0', p_starts_at timestamptz default null,
+  p_ends_at timestamptz default null, p_must_finish_within interval default null, p_owner_id uuid default null)
+returns bigint
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_old pgtick.schedule_defs;
+  v_new pgtick.schedule_defs;
+  v_now timestamptz;
+  v_next_before timestamptz;
+begin
+  perform pgtick.refuse_name('name', p_name);
+  v_new.parsed := pgtick.parse_cron(p_cron);
+  perform pgtick.check_time_zone(p_time_zone);
+  perform pgtick.refuse_job(p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout);
+  perform pgtick.refuse_policies(p_on_missed, p_catch_up_limit, p_catch_up_window, p_on_overlap, p_on_gap, p_on_fold, p_jitter, p_starts_at,
+    p_ends_at, p_must_finish_within);
+  if pgtick.next_slot(v_new.parsed, p_time_zone, greatest(pgtick.now(), p_starts_at), p_on_gap, p_on_fold) is null then
+    raise exception using errcode = 'TK019', message = format('cron "%s" never fires in time zone %s', left(p_cron, 200), p_time_zone),
+      hint = 'The zone''s clock skips these times, or the calendar has no such day in the coming 41 years: choose another time, or on_gap run.';
+  end if;
+
+  loop
+    select s.* into v_old from pgtick.schedule_defs as s where s.name = p_name for no key update;
+    exit when found;
+    v_now := pgtick.now();
+    insert into pgtick.schedule_defs (name, cron, parsed, time_zone, task, args, queue, priority, max_attempts, timeout, on_missed, catch_up_limit,
+      catch_up_window, on_overlap, on_gap, on_fold, jitter, starts_at, ends_at, must_finish_within, owner_id, created_at, removed_at)
+    values (p_name, p_cron, v_new.parsed, p_time_zone, p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout, p_on_missed, p_catch_up_limit,
+      p_catch_up_window, coalesce(p_on_overlap, case p_on_missed when 'all' then 'allow' else 'skip' end), p_on_gap, p_on_fold, p_jitter,
+      p_starts_at, p_ends_at, p_must_finish_within, p_owner_id, v_now, null)
+    on conflict (name) do nothing
+    returning * into v_old;
+    continue when not found;   -- another session has just made it
+    update pgtick.schedule_defs as s set next_at = pgtick.next_for(v_old, v_now) where s.id = v_old.id;
+    perform pgtick.record_version(v_old.id, 'created', v_now);
+    perform pg_catalog.pg_notify('pgtick_tick', '');
+    return v_old.id;
+  end loop;
+
+  v_now := pgtick.now();
+  v_next_before := v_old.next_at;
+  if v_old.removed_at is null and pgtick.with_settings(v_old, v_new.parsed, p_cron, p_time_zone, p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout,
+    p_on_missed, p_catch_up_limit, p_catch_up_window, p_on_overlap, p_on_gap, p_on_fold, p_jitter, p_starts_at, p_ends_at, p_must_finish_within,
+    p_owner_id) is not distinct from v_old
+  then
+    return v_old.id;   -- so that a file of schedules can be applied again and again
+  end if;
+  v_old := pgtick.account_before_change(v_old.id, v_now, true);
+  v_new := pgtick.with_settings(v_old, v_new.parsed, p_cron, p_time_zone, p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout,
+    p_on_missed, p_catch_up_limit, p_catch_up_window, p_on_overlap, p_on_gap, p_on_fold, p_jitter, p_starts_at, p_ends_at, p_must_finish_within,
+    p_owner_id);
+  update pgtick.schedule_defs as s
+  set version = s.version + 1, cron = v_new.cron, parsed = v_new.parsed, time_zone = v_new.time_zone, task = v_new.task, args = v_new.args,
+      queue = v_new.queue, priority = v_new.priority, max_attempts = v_new.max_attempts, timeout = v_new.timeout, on_missed = v_new.on_missed,
+      catch_up_limit = v_new.catch_up_limit, catch_up_window = v_new.catch_up_window, on_overlap = v_new.on_overlap, on_gap = v_new.on_gap,
+      on_fold = v_new.on_fold, jitter = v_new.jitter, starts_at = v_new.starts_at, ends_at = v_new.ends_at,
+      must_finish_within = v_new.must_finish_within, owner_id = v_new.owner_id, next_at = pgtick.next_for(v_new, v_now),
+      removed_at = null, broken_at = null, broken_why = null, retry_at = null
+  where s.id = v_old.id
+  returning s.* into v_new;
+  perform pgtick.record_version(v_old.id, case when v_old.removed_at is null then 'changed' else 'created' end, v_now);
+  if v_new.next_at < coalesce(v_next_before, 'infinity') then perform pg_catalog.pg_notify('pgtick_tick', ''); end if;
+  return v_new.id;
+end
+$$;
+comment on function pgtick.schedule(text, text, text, jsonb, text, text, integer, integer, interval, text, integer, interval, text, text, text, interval, timestamptz, timestamptz, interval, uuid) is
+  'Create the schedule p_name, or replace it, and return its id. What is past stays accounted for under the old version; the new one applies from now on; the same definition again changes nothing.
+p_cron: five fields, @hourly … @yearly, @every 90s. p_time_zone: a full name. p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout: of its jobs, as in pgtick.enqueue.
+p_on_missed (slots that no clock took within 2 minutes): skip, once (the latest; default), all (the latest p_catch_up_limit, 0 to 10000, not older than p_catch_up_window).
+p_on_overlap (while an earlier job of the schedule is live): skip (default), allow (default and only choice with on_missed all).
+p_on_gap (a fixed time that the zone skips): run (at the gap''s end), skip. p_on_fold (one that comes twice): first, last, both.
+p_jitter: 0 to 1 day, spread over jobs by schedule and slot. p_starts_at: the first moment that may be a slot. p_ends_at: the first that may not. p_must_finish_within: shows in pgtick.health when no job is done so long after a slot. p_owner_id: goes to its jobs.
+Raises TK000, TK010 to TK016, TK018, TK019.';
+
+create or replace function pgtick.with_settings(p_schedule pgtick.schedule_defs, p_parsed pgtick.cron, p_cron text, p_time_zone text, p_task text, p_args jsonb,
+  p_queue text, p_priority integer, p_max_attempts integer, p_timeout interval, p_on_missed text, p_catch_up_limit integer, p_catch_up_window interval,
+  p_on_overlap text, p_on_gap text, p_on_fold text, p_jitter interval, p_starts_at timestamptz, p_ends_at timestamptz, p_must_finish_within interval,
+  p_owner_id uuid)
+returns pgtick.schedule_defs
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  p_schedule.parsed := p_parsed;
+  p_schedule.cron := p_cron;
+  p_schedule.time_zone := p_time_zone;
+  p_schedule.task := p_task;
+  p_schedule.args := p_args;
+  p_schedule.queue := p_queue;
+  p_schedule.priority := p_priority;
+  p_schedule.max_attempts := p_max_attempts;
+  p_schedule.timeout := p_timeout;
+  p_schedule.on_missed := p_on_missed;
+  p_schedule.catch_up_limit := p_catch_up_limit;
+  p_schedule.catch_up_window := p_catch_up_window;
+  p_schedule.on_overlap := coalesce(p_on_overlap, case p_on_missed when 'all' then 'allow' else 'skip' end);
+  p_schedule.on_gap := p_on_gap;
+  p_schedule.on_fold := p_on_fold;
+  p_schedule.jitter := p_jitter;
+  p_schedule.starts_at := p_starts_at;
+  p_schedule.ends_at := p_ends_at;
+  p_schedule.must_finish_within := p_must_finish_within;
+  p_schedule.owner_id := p_owner_id;
+  return p_schedule;
+end
+$$;
+comment on function pgtick.with_settings(pgtick.schedule_defs, pgtick.cron, text, text, text, jsonb, text, integer, integer, interval, text, integer, interval, text, text, text, interval, timestamptz, timestamptz, interval, uuid) is
+  'The row of a schedule with new settings; writes nothing.';
+
+create or replace function pgtick.unschedule(p_name text)
+returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_schedule pgtick.schedule_defs := pgtick.locked_schedule(p_name);
+  v_now constant timestamptz := pgtick.now();
+begin
+  v_schedule := pgtick.account_before_change(v_schedule.id, v_now, true);
+  update pgtick.schedule_defs as s
+  set version = s.version + 1, removed_at = v_now, next_at = null, paused_at = null, paused_until = null, broken_at = null, broken_why = null, retry_at = null
+  where s.id = v_schedule.id;
+  perform pgtick.record_version(v_schedule.id, 'removed', v_now);
+end
+$$;
+comment on function pgtick.unschedule(text) is 'End a schedule: no slot after now. Its slots, versions and jobs stay, jobs not yet run included; pgtick.schedule with the same name brings it back. Raises TK006.';
+
+create or replace function pgtick.rename_schedule(p_name text, p_new_name text)
+returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_schedule pgtick.schedule_defs;
+  v_now timestamptz;
+begin
+  perform pgtick.refuse_name('new_name', p_new_name);
+  select s.* into v_schedule from pgtick.schedule_defs as s where s.name = p_name and s.removed_at is null for update;
+  if not found then perform pgtick.refuse_schedule(p_name); end if;
+  if p_new_name = p_name then return; end if;
+  v_now := pgtick.now();
+  v_schedule := pgtick.account_before_change(v_schedule.id, v_now, true);
+  begin
+    update pgtick.schedule_defs as s set version = s.version + 1, name = p_new_name where s.id = v_schedule.id;
+  exception when unique_violation then
+    raise exception using errcode = 'TK007', message = format('the name "%s" is taken', p_new_name),
+      hint = 'Choose another one. The name of a removed schedule stays with its history.';
+  end;
+  perform pgtick.record_version(v_schedule.id, 'renamed', v_now, format('it was named "%s"', p_name));
+end
+$$;
+comment on function pgtick.rename_schedule(text, text) is 'Give a schedule another name (1 to 200 characters); its slots, versions and jobs go with it. Raises TK000, TK006, TK007 (taken).';
+
+create or replace function pgtick.pause_schedule(p_name text, p_until timestamptz default null)
+returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_schedule pgtick.schedule_defs := pgtick.locked_schedule(p_name);
+  v_now constant timestamptz := pgtick.now();
+begin
+  if p_until is not null then
+    perform pgtick.check_moment('until', p_until);
+    if p_until <= v_now then
+      perform pgtick.invalid('until', p_until::text, 'it lies in the future', 'Leave it out to pause until pgtick.resume_schedule.');
+    end if;
+  end if;
+  v_schedule := pgtick.account_before_change(v_schedule.id, v_now, false);
+  if v_schedule.paused_at is not null and v_schedule.paused_until is not distinct from p_until then return; end if;
+  update pgtick.schedule_defs as s
+  set version = s.version + 1, paused_at = coalesce(s.paused_at, v_now), paused_until = p_until
+  where s.id = v_schedule.id;
+  perform pgtick.record_version(v_schedule.id, 'paused', v_now);
+end
+$$;
+comment on function pgtick.pause_schedule(text, timestamptz) is 'Make no jobs for the slots from now on: each is accounted for as skipped_paused. p_until: from that moment on it runs again by itself; null = until pgtick.resume_schedule. Raises TK000, TK005 (broken), TK006.';
+
+create or replace function pgtick.resume_schedule(p_name text)
+returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_schedule pgtick.schedule_defs := pgtick.locked_schedule(p_name);
+  v_now constant timestamptz := pgtick.now();
+begin
+  v_schedule := pgtick.account_before_change(v_schedule.id, v_now, false);
+  if v_schedule.paused_at is null then return; end if;
+  update pgtick.schedule_defs as s set version = s.version + 1, paused_at = null, paused_until = null where s.id = v_schedule.id;
+  perform pgtick.record_version(v_schedule.id, 'resumed', v_now);
+end
+$$;
+comment on function pgtick.resume_schedule(text) is 'End a pause now; slots that lay in it stay skipped. A schedule that is not paused is left as it is. Raises TK005 (broken), TK006.';
+
+-- A run by hand is a slot of its own kind. It never lies on a whole second, as every slot of a cron expression does, so it can take the
+-- place of none. Only the key is locked: a tick of the same schedule does not wait for this transaction, nor it for the tick.
+create or replace function pgtick.run_now(p_name text)
+returns bigint
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_schedule pgtick.schedule_defs;
+  v_now timestamptz;
+  v_slot timestamptz;
+  v_job_id bigint;
+begin
+  select s.* into v_schedule from pgtick.schedule_defs as s where s.name = p_name and s.removed_at is null for key share;
+  if not found then perform pgtick.refuse_schedule(p_name); end if;
+  v_now := pgtick.now();
+  v_slot := v_now;
+  loop
+    if v_slot = date_trunc('second', v_slot) then v_slot := v_slot + interval '1 microsecond'; end if;
+    insert into pgtick.slot_log (schedule_id, slot, fate, version, reason, job_id, recorded_at, clock)
+    values (v_schedule.id, v_slot, 'run_now', v_schedule.version, 'asked for by ' || pgtick.caller(), nextval('pgtick.live_jobs_id_seq'), v_now, pgtick.clock_name())
+    on conflict do nothing
+    returning job_id into v_job_id;
+    exit when found;
+    v_slot := v_slot + interval '1 microsecond';
+  end loop;
+  insert into pgtick.live_jobs (id, task, queue, priority, run_at, max_attempts, timeout, args, owner_id, schedule_id, slot, created_at)
+  overriding system value
+  values (v_job_id, v_schedule.task, v_schedule.queue, v_schedule.priority, v_now, v_schedule.max_attempts, v_schedule.timeout, v_schedule.args,
+    v_schedule.owner_id, v_schedule.id, v_slot, v_now);
+  perform pgtick.wake(array[v_schedule.queue], v_now);
+  return v_job_id;
+end
+$$;
+comment on function pgtick.run_now(text) is 'Make a job of this schedule now, paused or not and whatever else of it is live, and return the job''s id. The slot shows as run_now. Raises TK006.';
+
+-- The newest slot whose time is up needs a done job, its own or that of a later slot. A job that history no longer holds is no evidence.
+create or replace function pgtick.schedule_health()
+returns table (promise text, what text, evidence text, remedy text)
+language plpgsql stable parallel safe
+set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+begin
+  return query
+  select 'every slot of a schedule is accounted for', 'schedule broken',
+    format('schedule %s: since %s: %s; no slot from %s on is accounted for yet', s.name, pgtick.utc(s.broken_at), s.broken_why, pgtick.utc(s.next_at)),
+    'Put it right with pgtick.schedule, or remove it with pgtick.unschedule.'
+  from pgtick.schedule_defs as s
+  where s.broken_at is not null;
+
+  return query
+  select 'every slot of a schedule is accounted for', 'no clock ticks',
+    format('%s schedule%s due for more than 5 minutes, the oldest slot is %s; %s', count(*), case when count(*) > 1 then 's are' else ' is' end,
+      pgtick.utc(min(s.next_at)), coalesce('the last tick was at ' || pgtick.utc((select max(c.ticked_at) from pgtick.clocks as c)), 'no clock has ever ticked')),
+    'Start a runner (pgtick work), or see what pg_cron did: select * from cron.job_run_details order by runid desc limit 5.'
+  from pgtick.schedule_defs as s
+  where s.next_at is not null and coalesce(s.retry_at, s.next_at) < v_now - interval '5 minutes'
+  having count(*) > 0;
+
+  return query
+  select 'a schedule''s job is done in time', 'schedule without a done job',
+    format('schedule %s: slot %s (%s) is older than must_finish_within, %s, and no job of it or of a later slot is done', s.name, pgtick.utc(due.slot), due.fate, s.must_finish_within),
+    format('See what became of its slots: select * from pgtick.slots where schedule = %L order by slot desc limit 10;', s.name)
+  from pgtick.schedule_defs as s
+  cross join lateral (
+    select l.slot, l.fate
+    from pgtick.slot_log as l
+    where l.schedule_id = s.id and l.slot <= v_now - make_interval(secs => extract(epoch from s.must_finish_within)::double precision)
+      and l.fate not in ('skipped_paused', 'skipped_range', 'run_now')
+    order by l.slot desc
+    limit 1) as due
+  where s.must_finish_within is not null and s.removed_at is null
+    and not exists (
+      select
+      from pgtick.slot_log as l
+      where l.schedule_id = s.id and l.slot >= due.slot and l.job_id is not null
+        and not exists (select from pgtick.live_jobs as j where j.id = l.job_id)
+        and not exists (select from pgtick.history as h where h.id = l.job_id and h.state <> 'done'));
+end
+$$;
+comment on function pgtick.schedule_health() is 'What is wrong with schedules now, a row each: broken ones, slots that no clock takes, and must_finish_within passed without a done job. Part of pgtick.health.';

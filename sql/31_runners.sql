@@ -1,0 +1,206 @@
+-- Runners: their lease, what they hold, and how they sleep without missing a job.
+
+-- definer (this and all of the worker protocol): the runner's role owns nothing and writes no table directly.
+create or replace function pgtick.register(p_name text, p_queues text[], p_tasks text[], p_lease interval default '30 seconds', p_version text default null)
+returns bigint
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+  v_id bigint;
+begin
+  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ '[[:cntrl:]]' then
+    perform pgtick.invalid('name', p_name, 'a name has 1 to 200 characters and no control characters');
+  end if;
+  if coalesce(cardinality(p_queues), 0) = 0 or array_position(p_queues, null) is not null then
+    perform pgtick.invalid('queues', p_queues::text, 'at least one queue, none of them null', 'Name for example {default}.');
+  end if;
+  if p_tasks is null or array_position(p_tasks, null) is not null then
+    perform pgtick.invalid('tasks', p_tasks::text, 'the names of the tasks that this runner serves, none of them null');
+  end if;
+  if p_lease is null or p_lease not between interval '1 second' and interval '1 hour' then
+    perform pgtick.invalid('lease', p_lease::text, 'it goes from 1 second to 1 hour');
+  end if;
+  insert into pgtick.runner_leases (name, queues, tasks, version, lease, lease_until, registered_at, heartbeat_at)
+  values (p_name, p_queues, p_tasks, p_version, p_lease, v_now + p_lease, v_now, v_now)
+  returning id into v_id;
+  insert into pgtick.sleepers (queue, runner_id, until)
+  select distinct q.queue, v_id, '-infinity'::timestamptz from unnest(p_queues) as q(queue);
+  return v_id;
+end
+$$;
+comment on function pgtick.register(text, text[], text[], interval, text) is
+  'Make a runner known and return its id. p_lease: 1 second to 1 hour; renew it with heartbeat() every third of it. Names need not be unique. Raises TK000.';
+
+create or replace function pgtick.refuse_runner(p_runner_id bigint)
+returns void
+language plpgsql stable parallel safe
+set search_path = ''
+as $$
+begin
+  raise exception using errcode = 'TK002',
+    message = format('runner %s %s', coalesce(p_runner_id::text, 'null'), coalesce(
+      (select case r.ended_as when 'dead' then 'was declared dead at ' else 'has left at ' end || r.ended_at
+       from pgtick.runner_leases as r where r.id = p_runner_id), 'is not known')),
+    hint = 'Drop the claims that it held and call pgtick.register again.';
+end
+$$;
+comment on function pgtick.refuse_runner(bigint) is 'Raise TK002: the runner is unknown, has left or is dead.';
+
+create or replace function pgtick.heartbeat(p_runner_id bigint, p_held bigint[] default null, p_fences bigint[] default null)
+returns table (job_id bigint, fence bigint, reason text)
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz;
+begin
+  if cardinality(p_held) is distinct from cardinality(p_fences) then
+    perform pgtick.invalid('fences', cardinality(p_fences)::text, format('one for each of the %s jobs held', coalesce(cardinality(p_held), 0)));
+  end if;
+  perform from pgtick.runner_leases as r where r.id = p_runner_id and r.ended_at is null for no key update;
+  if not found then perform pgtick.refuse_runner(p_runner_id); end if;
+  v_now := pgtick.now();
+  update pgtick.runner_leases as r
+  set lease_until = v_now + r.lease, heartbeat_at = v_now, suspected_at = null
+  where r.id = p_runner_id;
+  return query
+  select h.job_id, h.fence,
+    case when j.id is null then 'fenced' when n.cancel_requested_at is not null then 'cancelled' else 'timed_out' end
+  from unnest(p_held, p_fences) as h(job_id, fence)
+  left join pgtick.live_jobs as j on j.id = h.job_id and j.fence = h.fence and j.runner_id = p_runner_id
+  left join pgtick.job_notes as n on n.job_id = h.job_id and n.cancel_requested_at is not null
+  where j.id is null or n.job_id is not null or j.started_at + j.timeout <= v_now;
+end
+$$;
+comment on function pgtick.heartbeat(bigint, bigint[], bigint[]) is
+  'Renew the runner''s lease and return those of the claims it names that must stop, with the reason: cancelled, timed_out, or fenced (no longer its own). Raises TK002.';
+
+-- The runner's row is locked against its own claims: one that is still on its way is waited for (shortly), or comes later and is found
+-- by the next call. Therefore the rows are read in a later statement.
+create or replace function pgtick.reconcile(p_runner_id bigint, p_held bigint[], p_fences bigint[])
+returns integer
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+set lock_timeout = '1s'
+as $$
+begin
+  if cardinality(p_held) is distinct from cardinality(p_fences) then
+    perform pgtick.invalid('fences', cardinality(p_fences)::text, format('one for each of the %s jobs held', coalesce(cardinality(p_held), 0)));
+  end if;
+  perform from pgtick.runner_leases as r where r.id = p_runner_id and r.ended_at is null for update;
+  if not found then perform pgtick.refuse_runner(p_runner_id); end if;
+  return pgtick.give_back(p_runner_id, p_held, p_fences);
+end
+$$;
+comment on function pgtick.reconcile(bigint, bigint[], bigint[]) is
+  'Give back the runner''s claims that are not among those it names, attempt not counted, and return how many. For after a claim whose answer was lost, and once a lease later. Raises TK002, or 55P03 when its own claim is still running: call again.';
+
+-- What a worker never heard of, or says it does not run, was not an attempt: the number goes back, and no trace is left.
+create or replace function pgtick.give_back(p_runner_id bigint, p_held bigint[], p_fences bigint[])
+returns integer
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+  v_queues text[];
+  v_count integer;
+begin
+  with back as (
+    update pgtick.live_jobs as j
+    set runner_id = null, fence = null, started_at = null, attempt = j.attempt - 1, run_at = v_now
+    where j.id = any (array(
+      select l.id from pgtick.live_jobs as l
+      where l.runner_id = p_runner_id
+        and not exists (select from unnest(p_held, p_fences) as h(id, fence) where h.id = l.id and h.fence = l.fence)
+      order by l.id
+      for update skip locked))
+    returning j.queue
+  )
+  select count(*), array_agg(distinct b.queue) into v_count, v_queues from back as b;
+  if v_count > 0 then perform pgtick.wake(v_queues, v_now); end if;
+  return v_count;
+end
+$$;
+comment on function pgtick.give_back(bigint, bigint[], bigint[]) is 'Make a runner''s claims ready again, but for those named, without counting the attempt.';
+
+create or replace function pgtick.leave(p_runner_id bigint)
+returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+set lock_timeout = '1s'
+as $$
+declare
+  v_now timestamptz;
+begin
+  perform from pgtick.runner_leases as r where r.id = p_runner_id and r.ended_at is null for update;
+  if not found then return; end if;
+  v_now := pgtick.now();
+  perform pgtick.give_back(p_runner_id, '{}', '{}');
+  delete from pgtick.sleepers as s where s.runner_id = p_runner_id;
+  update pgtick.runner_leases as r
+  set ended_at = v_now, ended_as = 'left',
+    freed_at = case when not exists (select from pgtick.live_jobs as j where j.runner_id = p_runner_id) then v_now end
+  where r.id = p_runner_id;
+end
+$$;
+comment on function pgtick.leave(bigint) is 'End a runner: what it still holds goes back, attempt not counted. Calling it again, or for an unknown runner, does nothing.';
+
+-- Sleep and wake. What must not happen: an enqueue sees no sleeper, the runner looks once more and sees no job, both commit, and the job
+-- waits for the poll. So the runner looks again after all transactions that may not have seen it have ended: those with a number below the
+-- one returned here. Any enqueue that began to read sleepers before the row lock below has its number already, and the update in the inner
+-- block draws a number of its own after that lock; any that reads later sees by xmax that the row is being changed, and notifies.
+create or replace function pgtick.sleep(p_runner_id bigint, p_poll interval)
+returns xid8
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+  v_outer bigint;
+  v_inner bigint;
+begin
+  if p_poll is null or p_poll not between interval '0' and interval '1 hour' then
+    perform pgtick.invalid('poll', p_poll::text, 'it goes from 0 to 1 hour');
+  end if;
+  perform from pgtick.sleepers as s where s.runner_id = p_runner_id order by s.queue for update;
+  if not found then perform pgtick.refuse_runner(p_runner_id); end if;
+  v_outer := pg_catalog.pg_current_xact_id()::text::bigint;
+  begin   -- a transaction within: it gets its number at its first write, after the lock
+    update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id returning s.xmin::text::bigint into v_inner;
+  exception when division_by_zero then null;   -- (a block is a transaction only where it has a handler)
+  end;
+  -- xmin has 32 bits; the outer number, drawn just before, has the epoch
+  return (v_outer + ((v_inner - v_outer % 4294967296 + 4294967296) % 4294967296))::text::xid8;
+end
+$$;
+comment on function pgtick.sleep(bigint, interval) is
+  'Say that the runner sleeps for p_poll (0 to 1 hour) unless it is notified; commit it at once. Then claim until settled(the returned number) is true, read next_run_at(), and wait for channel pgtick. Raises TK002.';
+
+create or replace function pgtick.settled(p_number xid8)
+returns boolean
+language sql volatile parallel unsafe
+set search_path = ''
+as $$ select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()) >= p_number $$;
+comment on function pgtick.settled(xid8) is 'True when every transaction that may not have seen the sleeping runner has ended; a claim after that misses nothing, and every later job notifies.';
+
+create or replace function pgtick.awake(p_runner_id bigint)
+returns void
+language sql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+  update pgtick.sleepers as s set until = '-infinity' where s.runner_id = p_runner_id and s.until > '-infinity'
+$$;
+comment on function pgtick.awake(bigint) is 'Say that the runner is awake and looks for jobs by itself, so that nobody need notify it.';
+
+create or replace function pgtick.say_wakes(p_runner_id bigint, p_wakes boolean)
+returns void
+language sql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+  update pgtick.runner_leases as r set wakes = p_wakes where r.id = p_runner_id and r.wakes is distinct from p_wakes
+$$;
+comment on function pgtick.say_wakes(bigint, boolean) is 'Record whether notifications reach this runner: false shows in pgtick.health.';

@@ -1,0 +1,92 @@
+-- What people do to a job.
+
+create or replace function pgtick.refuse_job_id(p_job_id bigint)
+returns void
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  raise exception using errcode = 'TK004', message = format('there is no job %s', coalesce(p_job_id::text, 'null')),
+    hint = 'Finished jobs are dropped after 7 days (done) or 30 (failed, cancelled).';
+end
+$$;
+comment on function pgtick.refuse_job_id(bigint) is 'Raise TK004: no such job.';
+
+-- The row is only tried for: while a task's transaction or a claim holds it, the job counts as running, and the request is noted beside it.
+-- definer: service_role may cancel, but write no table.
+create or replace function pgtick.cancel(p_job_id bigint)
+returns text
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_job pgtick.live_jobs;
+  v_state text;
+  v_now timestamptz;
+begin
+  select * into v_job from pgtick.live_jobs as j where j.id = p_job_id for update skip locked;
+  v_now := pgtick.now();
+  if found and v_job.runner_id is null then
+    perform pgtick.archive(array[p_job_id], array[v_job.fence], '{cancelled}', null,
+      array[jsonb_build_object('message', 'cancelled by ' || pgtick.caller())], false, v_now);
+    return 'cancelled';
+  end if;
+  if not found then select * into v_job from pgtick.live_jobs as j where j.id = p_job_id; end if;
+  if found then
+    insert into pgtick.job_notes as n (job_id, cancel_requested_at, cancel_requested_by) values (p_job_id, v_now, pgtick.caller())
+    on conflict (job_id) do update set cancel_requested_at = coalesce(n.cancel_requested_at, excluded.cancel_requested_at),
+      cancel_requested_by = coalesce(n.cancel_requested_by, excluded.cancel_requested_by);
+    perform pg_catalog.pg_notify('pgtick_stop', coalesce(v_job.runner_id::text, ''));
+    return 'running';
+  end if;
+  select h.state into v_state from pgtick.history as h where h.id = p_job_id;
+  if not found then perform pgtick.refuse_job_id(p_job_id); end if;
+  return v_state;
+end
+$$;
+comment on function pgtick.cancel(bigint) is
+  'Cancel a job and return its state after: cancelled; running (the request is noted and its runner told: it ends when the task stops); or, when it had ended before, that state. Raises TK004.';
+
+-- The number of attempts goes on, and one more is allowed. Locks: history row, then none (the id is free to take: it was live before).
+-- definer: as cancel.
+create or replace function pgtick.retry(p_job_id bigint)
+returns text
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+  v_queue text;
+  v_state text;
+begin
+  update pgtick.live_jobs as j set run_at = v_now
+  where j.id = any (array(select l.id from pgtick.live_jobs as l where l.id = p_job_id and l.runner_id is null and l.run_at < 'infinity' for update skip locked))
+  returning j.queue into v_queue;
+  if found then
+    perform pgtick.wake(array[v_queue], v_now);
+    return 'ready';
+  end if;
+  with gone as (
+    delete from pgtick.history as h where h.id = p_job_id and h.state <> 'done' returning h.*
+  )
+  insert into pgtick.live_jobs (id, task, queue, priority, run_at, attempt, uncounted, max_attempts, losses, deaths, timeout, args, owner_id,
+    schedule_id, slot, created_at, earlier_attempts)
+  overriding system value
+  select g.id, g.task, g.queue, g.priority, v_now, g.attempt, g.uncounted, greatest(g.max_attempts, g.attempt - g.uncounted + 1), 0, 0, g.timeout, g.args,
+    g.owner_id, g.schedule_id, g.slot, g.created_at,
+    case when g.started_at is null then g.earlier_attempts
+      else pgtick.with_attempt(g.earlier_attempts, g.attempt, g.started_at, g.finished_at, g.runner_id, g.state, g.error) end
+  from gone as g
+  returning live_jobs.queue into v_queue;
+  if found then
+    perform pgtick.wake(array[v_queue], v_now);
+    return 'ready';
+  end if;
+  select j.state into v_state from pgtick.jobs as j where j.id = p_job_id;
+  if not found then perform pgtick.refuse_job_id(p_job_id); end if;
+  raise exception using errcode = 'TK005', message = format('job %s is %s: only a failed, cancelled or waiting job can be retried', p_job_id, v_state),
+    hint = case v_state when 'running' then 'Wait for it to end, or cancel it first.' else 'Enqueue a new job.' end;
+end
+$$;
+comment on function pgtick.retry(bigint) is
+  'Make a failed or cancelled job ready again, with its id and history and one more attempt, or a waiting one due now; returns ready. Raises TK004 (no such job) and TK005 (running or done).';

@@ -1,0 +1,83 @@
+-- Upkeep: partitions ahead, retention. Never inside tick(), and never long behind somebody's lock: it tries again later.
+
+-- Makes the partition of one day, and takes the rows for it out of the default one. Rows lie there only when upkeep was late.
+create or replace function pgtick.make_partition(p_parent text, p_day date)
+returns void
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_key constant text := case p_parent when 'history' then 'expires_on' else 'slot' end;
+  v_name constant text := format('%s_%s', p_parent, to_char(p_day, 'YYYYMMDD'));
+  v_from constant text := case p_parent when 'history' then p_day::text else p_day::text || ' 00:00:00+00' end;
+  v_to constant text := case p_parent when 'history' then (p_day + 1)::text else (p_day + 1)::text || ' 00:00:00+00' end;
+begin
+  if to_regclass('pgtick.' || v_name) is not null then return; end if;
+  execute format('create table pgtick.%I (like pgtick.%I including defaults including constraints)', v_name, p_parent);
+  execute format('alter table pgtick.%I enable row level security', v_name);
+  execute format('with moved as (delete from pgtick.%I where %I >= %L and %I < %L returning *) insert into pgtick.%I select * from moved',
+    p_parent || '_default', v_key, v_from, v_key, v_to, v_name);
+  execute format('alter table pgtick.%I attach partition pgtick.%I for values from (%L) to (%L)', p_parent, v_name, v_from, v_to);
+end
+$$;
+comment on function pgtick.make_partition(text, date) is 'Make the partition of one day (UTC) of pgtick.history or pgtick.slot_log where it is missing.';
+
+create or replace function pgtick.drop_partitions(p_parent text, p_before date)
+returns integer
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_name text;
+  v_count integer := 0;
+begin
+  for v_name in
+    select c.relname from pg_catalog.pg_inherits as i
+    join pg_catalog.pg_class as c on c.oid = i.inhrelid
+    where i.inhparent = to_regclass('pgtick.' || p_parent) and c.relname ~ '_[0-9]{8}$' and right(c.relname, 8)::date < p_before
+    order by c.relname
+  loop
+    execute format('drop table pgtick.%I', v_name);
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
+end
+$$;
+comment on function pgtick.drop_partitions(text, date) is 'Drop the partitions of days before p_before, and return how many.';
+
+-- Each kind of upkeep in a block of its own: one that meets a lock does not keep the others from their work. The lock on a parent is
+-- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call.
+-- definer: partitions belong to the owner, and the runner's role may call this.
+create or replace function pgtick.maintain()
+returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+set lock_timeout = '500ms'
+as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+  v_today constant date := (v_now at time zone 'UTC')::date;
+  v_problem text;
+begin
+  if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.maintain')) then return; end if;
+  begin
+    for v_ahead in 0 .. 31 loop perform pgtick.make_partition('history', v_today + v_ahead); end loop;
+    for v_ahead in -1 .. 2 loop perform pgtick.make_partition('slot_log', v_today + v_ahead); end loop;
+  exception when others then
+    v_problem := format('partitions ahead: %s', sqlerrm);
+  end;
+  begin
+    perform pgtick.drop_partitions('history', v_today);
+    perform pgtick.drop_partitions('slot_log', v_today - 60);
+    delete from pgtick.history_default as h where h.expires_on < v_today;
+    delete from pgtick.slot_log_default as s where coalesce(s.last_slot, s.slot) < (v_today - 60)::timestamp at time zone 'UTC';
+    delete from pgtick.runner_leases as r where r.freed_at < v_now - interval '60 days';
+  exception when others then
+    v_problem := concat_ws('; ', v_problem, format('retention: %s', sqlerrm));
+  end;
+  insert into pgtick.upkeep as u (what, done_at, problem) values ('maintain', v_now, v_problem)
+  on conflict (what) do update set done_at = excluded.done_at, problem = excluded.problem;
+end
+$$;
+comment on function pgtick.maintain() is
+  'Make the partitions of the coming days and drop what is past its retention (history by its expiry, slots after 60 days, ended runners after 60). Waits at most half a second for a lock; what it could not do shows in pgtick.health and is tried again by the next call.';

@@ -1,0 +1,154 @@
+-- What to look at. security_invoker: each reader sees what the policies of the tables below give to that reader.
+
+create or replace view pgtick.jobs with (security_invoker = true) as
+select j.id, j.task, j.queue, case when j.runner_id is null then 'ready' else 'running' end as state, j.args, j.priority, j.attempt, j.max_attempts,
+  j.run_at, j.created_at, j.started_at, null::timestamptz as finished_at, s.name as schedule, j.slot, j.owner_id, n.done as progress, n.note,
+  null::jsonb as result, j.earlier_attempts -> -1 -> 'error' as last_error, j.runner_id, j.uncounted, j.timeout
+from pgtick.live_jobs as j
+left join pgtick.job_notes as n on n.job_id = j.id
+left join pgtick.schedule_defs as s on s.id = j.schedule_id
+union all
+select h.id, h.task, h.queue, h.state, h.args, h.priority, h.attempt, h.max_attempts,
+  h.run_at, h.created_at, h.started_at, h.finished_at, s.name, h.slot, h.owner_id, h.done, h.note,
+  h.result, coalesce(h.error, h.earlier_attempts -> -1 -> 'error'), h.runner_id, h.uncounted, h.timeout
+from pgtick.history as h
+left join pgtick.schedule_defs as s on s.id = h.schedule_id;
+comment on view pgtick.jobs is 'Every job, live and finished, one row each; finished ones until they expire (done 7 days, failed and cancelled 30).';
+comment on column pgtick.jobs.id is 'As returned by pgtick.enqueue.';
+comment on column pgtick.jobs.task is 'The name of the code that runs it.';
+comment on column pgtick.jobs.queue is 'Where it waits.';
+comment on column pgtick.jobs.state is 'ready (also: waiting for run_at, or between attempts), running, done, failed, cancelled.';
+comment on column pgtick.jobs.args is 'A JSON object for the task.';
+comment on column pgtick.jobs.priority is '0 (first) to 9 (last).';
+comment on column pgtick.jobs.attempt is 'Claims so far, the present one included.';
+comment on column pgtick.jobs.max_attempts is 'Attempts that count before it fails; see uncounted.';
+comment on column pgtick.jobs.run_at is 'When it may run, at the earliest.';
+comment on column pgtick.jobs.created_at is 'When it was enqueued.';
+comment on column pgtick.jobs.started_at is 'When the present, or the last, attempt started; null while it waits.';
+comment on column pgtick.jobs.finished_at is 'When it ended; null while it is live.';
+comment on column pgtick.jobs.schedule is 'The schedule that made it, or null.';
+comment on column pgtick.jobs.slot is 'The planned time that it was made for, or null.';
+comment on column pgtick.jobs.owner_id is 'The end user who may see it in my_jobs, or null.';
+comment on column pgtick.jobs.progress is 'The share done, 0 to 1, as the task last said.';
+comment on column pgtick.jobs.note is 'What the task last said.';
+comment on column pgtick.jobs.result is 'What the task returned, at most 64 KiB.';
+comment on column pgtick.jobs.last_error is 'The error of the latest attempt that had one: message, stack.';
+comment on column pgtick.jobs.runner_id is 'The runner of the present, or the last, attempt; see pgtick.runners.';
+comment on column pgtick.jobs.uncounted is 'How many of its attempts do not count towards max_attempts: snoozed, released, or lost with their runner.';
+comment on column pgtick.jobs.timeout is 'How long one attempt may take.';
+
+create or replace view pgtick.my_jobs with (security_invoker = true) as
+select j.id, j.task, case when j.runner_id is null then 'ready' else 'running' end as state, n.done as progress, n.note,
+  j.created_at, j.started_at, null::timestamptz as finished_at
+from pgtick.live_jobs as j
+left join pgtick.job_notes as n on n.job_id = j.id
+where j.owner_id = (select pgtick.user_id())
+union all
+select h.id, h.task, h.state, h.done, h.note, h.created_at, h.started_at, h.finished_at
+from pgtick.history as h
+where h.owner_id = (select pgtick.user_id());
+comment on view pgtick.my_jobs is 'The jobs of the end user who asks (owner_id = the JWT''s subject), without arguments, results and errors.';
+comment on column pgtick.my_jobs.id is 'As returned by pgtick.enqueue.';
+comment on column pgtick.my_jobs.task is 'The name of the code that runs it.';
+comment on column pgtick.my_jobs.state is 'ready, running, done, failed, cancelled.';
+comment on column pgtick.my_jobs.progress is 'The share done, 0 to 1.';
+comment on column pgtick.my_jobs.note is 'What the task last said.';
+comment on column pgtick.my_jobs.created_at is 'When it was enqueued.';
+comment on column pgtick.my_jobs.started_at is 'When the present, or the last, attempt started.';
+comment on column pgtick.my_jobs.finished_at is 'When it ended; null while it is live.';
+
+create or replace view pgtick.attempts with (security_invoker = true) as
+select a.job_id, a.attempt, a.started_at, a.finished_at, r.name as runner, a.outcome, a.error
+from (
+  select j.id as job_id, e.attempt, e.started_at, e.finished_at, e.runner_id, e.outcome, e.error
+  from pgtick.live_jobs as j
+  cross join lateral jsonb_to_recordset(j.earlier_attempts)
+    as e(attempt integer, started_at timestamptz, finished_at timestamptz, runner_id bigint, outcome text, error jsonb)
+  union all
+  select j.id, j.attempt, j.started_at, null, j.runner_id, 'running', null
+  from pgtick.live_jobs as j where j.runner_id is not null
+  union all
+  select h.id, e.attempt, e.started_at, e.finished_at, e.runner_id, e.outcome, e.error
+  from pgtick.history as h
+  cross join lateral jsonb_to_recordset(h.earlier_attempts)
+    as e(attempt integer, started_at timestamptz, finished_at timestamptz, runner_id bigint, outcome text, error jsonb)
+  union all
+  select h.id, h.attempt, h.started_at, h.finished_at, h.runner_id, h.state, h.error
+  from pgtick.history as h where h.started_at is not null
+) as a
+left join pgtick.runner_leases as r on r.id = a.runner_id;
+comment on view pgtick.attempts is 'One row an attempt; of a job with more than a hundred, the latest. Ask by job_id.';
+comment on column pgtick.attempts.job_id is 'The job.';
+comment on column pgtick.attempts.attempt is 'Its number: 1 for the first claim.';
+comment on column pgtick.attempts.started_at is 'When it was claimed.';
+comment on column pgtick.attempts.finished_at is 'When its outcome was taken; null while it runs.';
+comment on column pgtick.attempts.runner is 'The name of the runner; null for one that ended more than 60 days ago.';
+comment on column pgtick.attempts.outcome is 'running, done, failed, cancelled; error (tried again), snoozed, released, lost (with its runner).';
+comment on column pgtick.attempts.error is 'message and stack, cut at 8 KiB.';
+
+create or replace view pgtick.runners with (security_invoker = true) as
+select r.id, r.name, r.queues, r.tasks, r.version, r.lease_until, r.lease, r.registered_at, r.heartbeat_at, r.wakes,
+  case when r.ended_as is not null then r.ended_as when r.lease_until <= pgtick.now() then 'late' else 'alive' end as state, r.ended_at
+from pgtick.runner_leases as r;
+comment on view pgtick.runners is 'Runners, one row a registration, those that ended for 60 days.';
+comment on column pgtick.runners.id is 'As returned by pgtick.register.';
+comment on column pgtick.runners.name is 'As it calls itself; not unique.';
+comment on column pgtick.runners.queues is 'The queues that it serves.';
+comment on column pgtick.runners.tasks is 'The tasks that it serves.';
+comment on column pgtick.runners.version is 'Of its program.';
+comment on column pgtick.runners.lease_until is 'Until when its claims are safe without another heartbeat.';
+comment on column pgtick.runners.lease is 'How far a heartbeat moves lease_until.';
+comment on column pgtick.runners.registered_at is 'When it started.';
+comment on column pgtick.runners.heartbeat_at is 'Its last heartbeat.';
+comment on column pgtick.runners.wakes is 'false: no NOTIFY reaches it, it only polls (a pooler in transaction mode); null: not known.';
+comment on column pgtick.runners.state is 'alive; late (the lease has run out, rescue will look twice); left; dead.';
+comment on column pgtick.runners.ended_at is 'When it left or was found dead.';
+
+-- Tasks with ready jobs that wait and no live runner: found by steps over the lane index, whatever the number of rows.
+create or replace function pgtick.waiting_tasks()
+returns table (task text, since timestamptz)
+language sql stable parallel safe
+set search_path = ''
+as $$
+  with recursive step as (
+    select (select min(j.task) from pgtick.live_jobs as j) as task
+    union all
+    select (select min(j.task) from pgtick.live_jobs as j where j.task > s.task) from step as s where s.task is not null
+  )
+  select s.task, first.run_at
+  from step as s
+  cross join lateral (
+    select j.run_at from pgtick.live_jobs as j where j.task = s.task and j.runner_id is null and j.run_at <= pgtick.now() limit 1) as first
+  where s.task is not null
+$$;
+comment on function pgtick.waiting_tasks() is 'The tasks of which at least one job could run now, and since when one of them could.';
+
+create or replace view pgtick.health with (security_invoker = true) as
+with alive as materialized (
+  select r.id, r.name, r.tasks, r.wakes from pgtick.runner_leases as r where r.freed_at is null and r.ended_at is null and r.lease_until > pgtick.now()
+)
+select 'a committed job runs' as promise, 'task without a runner' as what, format('task %s: a job waits since %s, and no live runner serves it', w.task, w.since) as evidence,
+  'Start a runner that has this task, or cancel its jobs.' as remedy
+from pgtick.waiting_tasks() as w
+where not exists (select from alive as a where w.task = any (a.tasks))
+union all
+select 'a committed job runs', 'schedule without a runner', format('schedule %s: no live runner serves its task %s', s.name, s.task), 'Start a runner that has this task, or correct the schedule.'
+from pgtick.schedule_defs as s
+where s.next_at is not null and not exists (select from alive as a where s.task = any (a.tasks))
+union all
+select h.promise, h.what, h.evidence, h.remedy from pgtick.schedule_health() as h
+union all
+select 'a committed job runs', 'runner late', format('runner %s (%s): its lease ran out at %s', r.name, r.id, r.lease_until), 'It is frozen, cut off or dead; rescue() gives its jobs back.'
+from pgtick.runner_leases as r
+where r.freed_at is null and (r.ended_at is not null or r.lease_until <= pgtick.now())
+union all
+select 'a notification is a hint', 'runner only polls', format('runner %s (%s): no NOTIFY reaches it', a.name, a.id), 'Give it a direct or session-mode connection by LISTEN_DATABASE_URL.'
+from alive as a where a.wakes is false
+union all
+select 'speed does not decay with history', 'upkeep', format('%s, at %s: %s', u.what, u.done_at, coalesce(u.problem, 'not done for more than three hours')), 'call pgtick.run_ticks(), or select pgtick.maintain(); an open transaction on pgtick.history may be in its way.'
+from pgtick.upkeep as u where u.problem is not null or u.done_at < pgtick.now() - interval '3 hours';
+comment on view pgtick.health is 'What does not hold now, a row each; empty when all is well.';
+comment on column pgtick.health.promise is 'The promise that is in danger.';
+comment on column pgtick.health.what is 'The kind of problem.';
+comment on column pgtick.health.evidence is 'What was seen.';
+comment on column pgtick.health.remedy is 'What to do.';

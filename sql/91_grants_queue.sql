@@ -1,0 +1,41 @@
+-- The queue's rights, by role. Functions of the worker protocol are definer: the runner owns nothing and writes no table.
+
+select pgtick.grant_to('{service_role,pgtick_runner}', 'execute', array[
+  'function pgtick.enqueue(text, jsonb, text, integer, timestamptz, integer, interval, uuid)',
+  'function pgtick.enqueue_many(text, jsonb[], text, integer, timestamptz, integer, interval, uuid)']);
+select pgtick.grant_to('{service_role}', 'execute', array['function pgtick.cancel(bigint)', 'function pgtick.retry(bigint)']);
+select pgtick.grant_to('{pgtick_runner}', 'execute', array[
+  'function pgtick.register(text, text[], text[], interval, text)',
+  'function pgtick.claim(bigint, text[], text[], integer)',
+  'function pgtick.reconcile(bigint, bigint[], bigint[])',
+  'function pgtick.finish(bigint, bigint[], bigint[], text[], jsonb[], jsonb[], timestamptz[])',
+  'function pgtick.check_claim(bigint, bigint)',
+  'function pgtick.finish_in_transaction(bigint, bigint, jsonb)',
+  'function pgtick.progress(bigint, bigint, real, text)',
+  'function pgtick.checkpoint(bigint, bigint, jsonb)',
+  'function pgtick.heartbeat(bigint, bigint[], bigint[])',
+  'function pgtick.leave(bigint)',
+  'function pgtick.sleep(bigint, interval)',
+  'function pgtick.settled(xid8)',
+  'function pgtick.awake(bigint)',
+  'function pgtick.next_run_at(bigint)',
+  'function pgtick.say_wakes(bigint, boolean)',
+  'function pgtick.rescue()',
+  'function pgtick.maintain()',
+  'function pgtick.check_address(text)']);
+select pgtick.grant_to('{service_role,pgtick_runner,pgtick_reader,authenticated}', 'execute', array['function pgtick.now()', 'function pgtick.user_id()']);
+
+-- Readers see all rows; the API's service role reads as they do, so that a server can ask what became of its job.
+select pgtick.grant_to('{service_role,pgtick_reader}', 'select', array['pgtick.jobs', 'pgtick.attempts', 'pgtick.runners', 'pgtick.health',
+  'pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks']);
+select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array['function pgtick.waiting_tasks()']);
+-- End users: only their own rows, and of those only what my_jobs shows.
+select pgtick.grant_to('{authenticated}', 'select', array['pgtick.my_jobs']);
+select pgtick.grant_to('{authenticated}', 'select (id, task, runner_id, owner_id, created_at, started_at)', array['pgtick.live_jobs']);
+select pgtick.grant_to('{authenticated}', 'select (id, task, state, owner_id, done, note, created_at, started_at, finished_at)', array['pgtick.history']);
+select pgtick.grant_to('{authenticated}', 'select (job_id, done, note)', array['pgtick.job_notes']);
+
+select pgtick.allow_rows(r.role, array['pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks'], 'true')
+from unnest('{pgtick_reader,service_role}'::text[]) as r(role);
+select pgtick.allow_rows('authenticated', array['pgtick.live_jobs', 'pgtick.history'], 'owner_id = (select pgtick.user_id())');
+select pgtick.allow_rows('authenticated', array['pgtick.job_notes'], 'exists (select from pgtick.live_jobs as j where j.id = job_id)');

@@ -1,0 +1,38 @@
+-- The schedules' rights, by role.
+
+select pgtick.grant_to('{service_role}', 'execute', array[
+  'function pgtick.schedule(text, text, text, jsonb, text, text, integer, integer, interval, text, integer, interval, text, text, text, interval, timestamptz, timestamptz, interval, uuid)',
+  'function pgtick.unschedule(text)',
+  'function pgtick.rename_schedule(text, text)',
+  'function pgtick.pause_schedule(text, timestamptz)',
+  'function pgtick.resume_schedule(text)',
+  'function pgtick.run_now(text)']);
+-- run_ticks is no definer, so that who calls it needs what it calls; rescue and maintain are granted with the queue.
+select pgtick.grant_to('{pgtick_runner}', 'execute', array[
+  'function pgtick.tick()',
+  'function pgtick.tick_chunk()',
+  'function pgtick.next_tick_at()',
+  'function pgtick.upkeep_due(text, interval)',
+  'procedure pgtick.run_ticks()']);
+-- Nor are the pure functions, for the same reason: definer functions that an end user may call are what Supabase's adviser warns of.
+select pgtick.grant_to('{service_role,pgtick_reader,pgtick_runner,authenticated}', 'execute', array[
+  'function pgtick.next_run(text, timestamptz, text)',
+  'function pgtick.preview(text, text, timestamptz, integer)',
+  'function pgtick.invalid(text, text, text, text)',
+  'function pgtick.check_moment(text, timestamptz)',
+  'function pgtick.check_time_zone(text)',
+  'function pgtick.cron_error(text, text, integer, text, text, text)',
+  'function pgtick.cron_number(text, integer, text, text)',
+  'function pgtick.cron_field(text, integer, text)',
+  'function pgtick.parse_cron(text)',
+  'function pgtick.cron_next_wall(pgtick.cron, timestamp)',
+  'function pgtick.zone_shift(text, timestamp, timestamp)',
+  'function pgtick.cron_resolve(pgtick.cron, text, timestamp, boolean, boolean)',
+  'function pgtick.next_slot(pgtick.cron, text, timestamptz, text, text)',
+  'function pgtick.slots_between(pgtick.cron, text, timestamptz, timestamptz, integer, text, text)']);
+
+select pgtick.grant_to('{service_role,pgtick_reader}', 'select', array['pgtick.schedules', 'pgtick.schedule_versions', 'pgtick.slots',
+  'pgtick.schedule_defs', 'pgtick.schedule_changes', 'pgtick.slot_log']);
+select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array['function pgtick.schedule_health()', 'function pgtick.utc(timestamptz)']);
+select pgtick.allow_rows(r.role, array['pgtick.schedule_defs', 'pgtick.schedule_changes', 'pgtick.slot_log'], 'true')
+from unnest('{pgtick_reader,service_role}'::text[]) as r(role);

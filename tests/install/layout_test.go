@@ -1,0 +1,159 @@
+package install_test
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/pgtick/pgtick/"
+
+// Who may not know whom, whatever is between them.
+var forbidden = map[string][]string{
+	"tasks":             {"runner/", "migrations", "sql", "tasks/", "tests/"},
+	"tasks/credits":     {"runner/", "migrations", "sql", "tasks/httptask", "tasks/sqltask", "tests/"},
+	"runner/jobs":       {"runner/cli", "runner/engine", "runner/web", "migrations", "sql", "tasks/", "tests/"},
+	"runner/engine":     {"runner/cli", "runner/web", "migrations", "sql", "tasks/", "tests/"},
+	"runner/web":        {"runner/cli", "migrations", "sql", "tasks/", "tests/"},
+	"runner/config":     {"runner/cli", "runner/engine", "migrations", "sql", "tests/"},
+	"runner/localpg":    {"runner/cli", "runner/engine", "migrations", "sql", "tasks", "tests/"},
+	"runner/cli":        {"tests/"},
+	"migrations":        {"runner/", "tasks", "tests/"},
+	"runner/cmd/pgtick": {"tests/"},
+}
+
+func TestImports_FollowTheArrows(t *testing.T) {
+	t.Parallel()
+	top := root(t)
+	for from, banned := range forbidden {
+		if found, _ := filepath.Glob(filepath.Join(top, from, "*.go")); len(found) == 0 {
+			continue
+		}
+		for _, known := range dependencies(t, top, from) {
+			for _, no := range banned {
+				bad := known == no || strings.HasSuffix(no, "/") && strings.HasPrefix(known, no)
+				require.False(t, bad, "%s must not import %s", from, known)
+			}
+		}
+	}
+}
+
+// dependencies lists what a package of ours knows of ours, directly or not, without the module's name.
+func dependencies(t *testing.T, top, from string) []string {
+	t.Helper()
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "./"+from)
+	list.Dir = top
+	var said strings.Builder
+	list.Stderr = &said
+	out, err := list.Output()
+	require.NoError(t, err, said.String())
+	var ours []string
+	for line := range strings.Lines(string(out)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), module); ok && name != from {
+			ours = append(ours, name)
+		}
+	}
+	return ours
+}
+
+var (
+	migrationName = regexp.MustCompile(`^[0-9]{5}_[a-z0-9_]+\.sql$`)
+	sqlName       = regexp.MustCompile(`^[0-9]{2}_[a-z0-9_]+\.sql$`)
+	sqlInGo       = regexp.MustCompile("(?i)[\"`]\\s*(select|insert into|update|delete from|with|call|listen|notify)\\s+[a-z_$*(]")
+)
+
+func TestMigrations_AreNumberedWithoutGaps_AndHaveNoWayDown(t *testing.T) {
+	t.Parallel()
+	names := filesIn(t, "migrations", "*.sql")
+	for i, name := range names {
+		require.Regexp(t, migrationName, name)
+		require.Equal(t, i+1, atoi(t, name[:5]), name)
+		text := contents(t, "migrations", name)
+		require.NotContains(t, text, "+goose Down", name)
+		require.Contains(t, text, "-- +goose Up", name)
+		require.NotRegexp(t, `(?mi)^create (or replace )?(function|procedure|view|trigger)`, text, "%s: code belongs into sql/", name)
+	}
+	for _, name := range filesIn(t, "sql", "*.sql") {
+		require.Regexp(t, sqlName, name)
+	}
+}
+
+// Every state change is one function of sql/; Go calls them, in a few places that are easy to find.
+func TestGo_HoldsSQLInItsPlacesAlone(t *testing.T) {
+	t.Parallel()
+	allowed := []string{"runner/jobs/queries.go", "tasks/credits/queries.go", "runner/web/queries.go"}
+	walk(t, func(path, text string) {
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || slices.Contains(allowed, path) ||
+			strings.HasPrefix(path, "migrations/") || strings.HasPrefix(path, "tests/") || strings.HasPrefix(path, "bench/") || strings.HasPrefix(path, "examples/") {
+			return
+		}
+		require.NotRegexp(t, sqlInGo, text, path)
+	})
+}
+
+// A path of somebody's machine, or the host of a package registry, works there and nowhere else.
+func TestRepository_NamesNobodysMachine(t *testing.T) {
+	t.Parallel()
+	banned := regexp.MustCompile(strings.Join([]string{
+		`(^|[\s"'=(:,])/(wo` + `rk|ro` + `ot|tm` + `p)/`, `proxy\.gol` + `ang\.org`, `deb\.deb` + `ian\.org`, `registry\.npm` + `js`, `\bIssue [A-G]\b|\biss` + `ue [A-G]\b`,
+	}, "|"))
+	walk(t, func(path, text string) {
+		require.Empty(t, banned.FindString(text), path)
+	})
+}
+
+// walk calls f for each text file of the repository.
+func walk(t *testing.T, f func(path, text string)) {
+	t.Helper()
+	top := root(t)
+	require.NoError(t, filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		short, err := filepath.Rel(top, path)
+		if entry.IsDir() && slices.Contains([]string{".git", ".pgtick", "bin", "bench/out", "node_modules"}, short) {
+			return filepath.SkipDir
+		}
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err == nil && !strings.ContainsRune(string(text), 0) {
+			f(filepath.ToSlash(short), string(text))
+		}
+		return err
+	}))
+}
+
+func filesIn(t *testing.T, folder, pattern string) []string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(root(t), folder, pattern))
+	require.NoError(t, err)
+	for i := range paths {
+		paths[i] = filepath.Base(paths[i])
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+func contents(t *testing.T, folder, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root(t), folder, name))
+	require.NoError(t, err)
+	return string(text)
+}
+
+func atoi(t *testing.T, digits string) int {
+	t.Helper()
+	number, err := strconv.Atoi(digits)
+	require.NoError(t, err)
+	return number
+}

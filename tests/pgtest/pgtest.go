@@ -1,0 +1,303 @@
+// Package pgtest gives each test a database of its own, with pgtick in it, on a throw-away PostgreSQL: one server for a test binary,
+// started at the first New, from the binaries that are installed. TEST_DATABASE_URL names a server to use instead (a superuser's
+// URL); there it makes and drops databases of its own.
+//
+//	func TestMain(m *testing.M) { pgtest.Main(m) }
+//
+//	func TestEmail_IsSentOnce(t *testing.T) {
+//		t.Parallel()
+//		db := pgtest.New(t)
+//		…
+//	}
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/pgtick/pgtick/migrations"
+	"github.com/pgtick/pgtick/runner/localpg"
+	"github.com/stretchr/testify/require"
+)
+
+// DB is a database of one test. It is dropped when the test ends.
+type DB struct {
+	Pool *pgxpool.Pool // as the superuser, who owns the schema
+	URL  string        // the same login
+	Name string
+
+	server *server
+	mu     sync.Mutex
+	clock  clock
+}
+
+// server is where databases are made: one of our own, or the one that TEST_DATABASE_URL names.
+type server struct {
+	url      string // of a superuser, to database postgres or the one named
+	template string
+	stop     func()
+
+	once       sync.Once // makes the template
+	problem    error
+	runnerOnce sync.Once
+}
+
+// lazily starts a server at its first use. There is one of each kind in a test binary.
+type lazily struct {
+	once    sync.Once
+	start   func() (*server, error)
+	server  *server
+	problem error
+}
+
+var (
+	plain    = &lazily{start: startPlain}
+	withCron = &lazily{start: startWithCron}
+	counter  atomic.Int64
+)
+
+// Main runs a package's tests, and then stops the servers they have started. Without it they end with the process.
+func Main(m *testing.M) {
+	m.Run()
+	plain.stop()
+	withCron.stop()
+}
+
+// New returns a database with pgtick in it.
+func New(t testing.TB) *DB {
+	t.Helper()
+	s := plain.get(t)
+	s.once.Do(func() { s.problem = s.makeTemplate() })
+	require.NoError(t, s.problem, "make the template database")
+	return s.database(t, s.template)
+}
+
+// NewEmpty returns a database without pgtick.
+func NewEmpty(t testing.TB) *DB {
+	t.Helper()
+	return plain.get(t).database(t, "template0")
+}
+
+// NewWithCron returns a database with pgtick on a server with pg_cron, which calls pgtick.run_ticks() there each minute.
+func NewWithCron(t testing.TB) *DB {
+	t.Helper()
+	db := NewEmptyWithCron(t)
+	db.Migrate(t)
+	return db
+}
+
+// NewEmptyWithCron returns a database without pgtick on a server that has pg_cron in its database postgres.
+func NewEmptyWithCron(t testing.TB) *DB {
+	t.Helper()
+	if os.Getenv("TEST_DATABASE_URL") != "" {
+		t.Skip("needs a server of its own with pg_cron, and TEST_DATABASE_URL is set")
+	}
+	if bin, err := localpg.FindBinaries(true); err == nil && !localpg.HasCron(bin) {
+		t.Skip("the PostgreSQL in " + bin + " has no pg_cron")
+	}
+	s := withCron.get(t)
+	db := s.database(t, "template0")
+	t.Cleanup(func() { s.exec(t, "select cron.unschedule(c.jobid) from cron.job as c where c.database = $1", db.Name) })
+	return db
+}
+
+// Server starts a server for one test alone, which may crash and restart it. What was committed survives. NewOn makes databases.
+func Server(t testing.TB) *localpg.Server {
+	t.Helper()
+	settings := testSettings()
+	settings["synchronous_commit"] = "on"
+	own, err := localpg.Start(context.Background(), localpg.Options{Settings: settings})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, own.Close()) })
+	return own
+}
+
+// NewOn returns a database with pgtick on a server of the test's own.
+func NewOn(t testing.TB, own *localpg.Server) *DB {
+	t.Helper()
+	db := (&server{url: own.URL("postgres")}).database(t, "template0")
+	db.Migrate(t)
+	return db
+}
+
+// Migrate installs pgtick, or brings it up to date.
+func (db *DB) Migrate(t testing.TB) migrations.Report {
+	t.Helper()
+	report, err := migrations.Up(context.Background(), db.Config(t), migrations.Options{Log: func(line string) { t.Log(line) }})
+	require.NoError(t, err)
+	return report
+}
+
+// Config is how to connect as the superuser, to be changed at will.
+func (db *DB) Config(t testing.TB) *pgx.ConnConfig {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(db.URL)
+	require.NoError(t, err)
+	return cfg
+}
+
+// URLAs is how another role connects to a test's database.
+func URLAs(db *DB, role, password string) string {
+	u, err := url.Parse(db.URL)
+	if err != nil {
+		panic(err) // it is ours
+	}
+	u.User = url.UserPassword(role, password)
+	return u.String()
+}
+
+// runnerPassword is the same everywhere: the role belongs to the server, and several test binaries may share one.
+const runnerPassword = "runner-of-tests"
+
+// RunnerURL is how a runner connects: as pgtick_runner, who may do what a runner needs and no more.
+func RunnerURL(t testing.TB, db *DB) string {
+	t.Helper()
+	db.server.runnerOnce.Do(func() {
+		// One after the other: two sessions that alter one role at once get "tuple concurrently updated".
+		db.server.exec(t, "select pg_advisory_lock(7076); alter role pgtick_runner login password '"+runnerPassword+"'; select pg_advisory_unlock(7076)")
+	})
+	return URLAs(db, "pgtick_runner", runnerPassword)
+}
+
+func (l *lazily) get(t testing.TB) *server {
+	t.Helper()
+	l.once.Do(func() { l.server, l.problem = l.start() })
+	require.NoError(t, l.problem)
+	return l.server
+}
+
+func (l *lazily) stop() {
+	l.once.Do(func() {}) // a test that is late starts nothing any more
+	if l.server != nil {
+		l.server.stop()
+	}
+}
+
+func startPlain() (*server, error) {
+	if named := os.Getenv("TEST_DATABASE_URL"); named != "" {
+		return useNamed(named), nil
+	}
+	own, err := localpg.Start(context.Background(), localpg.Options{Settings: testSettings()})
+	if err != nil {
+		return nil, err
+	}
+	return &server{url: own.URL("postgres"), template: "pgtick_template", stop: func() { _ = own.Close() }}, nil
+}
+
+// useNamed works on a server that is not ours: its databases carry our process number, and go at the end.
+func useNamed(named string) *server {
+	s := &server{url: named, template: fmt.Sprintf("pgtick_template_%d", os.Getpid())}
+	s.stop = func() { _ = s.tryExec(context.Background(), "drop database if exists "+s.template+" with (force)") }
+	return s
+}
+
+func startWithCron() (*server, error) {
+	own, err := localpg.Start(context.Background(), localpg.Options{Cron: true, Settings: testSettings()})
+	if err != nil {
+		return nil, err
+	}
+	s := &server{url: own.URL("postgres"), stop: func() { _ = own.Close() }}
+	return s, s.tryExec(context.Background(), "create extension pg_cron with schema pg_catalog")
+}
+
+func testSettings() map[string]string {
+	return map[string]string{"shared_buffers": "64MB", "max_connections": "200", "max_wal_size": "4GB"}
+}
+
+// makeTemplate is done once a server; New then only copies files.
+func (s *server) makeTemplate() error {
+	ctx := context.Background()
+	if err := s.tryExec(ctx, "create database "+s.template+" template template0"); err != nil {
+		return err
+	}
+	cfg, err := pgx.ParseConfig(s.urlOf(s.template))
+	if err != nil {
+		return err
+	}
+	if _, err := migrations.Up(ctx, cfg, migrations.Options{}); err != nil {
+		return err
+	}
+	return s.settle(ctx)
+}
+
+// settle leaves the template as an old database would be: statistics gathered, pages written, so that no copy has to.
+func (s *server) settle(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, s.urlOf(s.template))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, "vacuum (freeze, analyze)")
+	return err
+}
+
+// database makes one and has it dropped at the end of the test.
+func (s *server) database(t testing.TB, template string) *DB {
+	t.Helper()
+	db := &DB{Name: fmt.Sprintf("pgtick_test_%d_%d", os.Getpid(), counter.Add(1)), server: s}
+	db.URL = s.urlOf(db.Name)
+	s.exec(t, "create database "+db.Name+" template "+template)
+	t.Cleanup(func() { s.exec(t, "drop database if exists "+db.Name+" with (force)") })
+	cfg, err := pgxpool.ParseConfig(db.URL)
+	require.NoError(t, err)
+	cfg.MaxConns = 32
+	db.Pool, err = pgxpool.NewWithConfig(context.Background(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { db.close(t) })
+	if template == s.template && template != "" {
+		// A copy is refused to runners until its own address is recorded. For a test's database that is no protection but a nuisance.
+		_, err = db.Pool.Exec(context.Background(), "select pgtick.adopt($1, p_only => true)", migrations.Address(cfg.ConnConfig))
+		require.NoError(t, err)
+	}
+	return db
+}
+
+// close does not wait for ever for a connection that a failed test has kept.
+func (db *DB) close(t testing.TB) {
+	closed := make(chan struct{})
+	go func() {
+		db.Pool.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Errorf("a connection of the pool was never given back")
+	}
+}
+
+func (s *server) urlOf(database string) string {
+	u, err := url.Parse(s.url)
+	if err != nil {
+		panic(err) // startPlain has connected with it
+	}
+	u.Path = "/" + database
+	return u.String()
+}
+
+func (s *server) exec(t testing.TB, statement string, args ...any) {
+	t.Helper()
+	require.NoError(t, s.tryExec(context.Background(), statement, args...), statement)
+}
+
+func (s *server) tryExec(ctx context.Context, statement string, args ...any) error {
+	conn, err := pgx.Connect(ctx, s.url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	if len(args) == 0 {
+		_, err = conn.PgConn().Exec(ctx, statement).ReadAll()
+	} else {
+		_, err = conn.Exec(ctx, statement, args...)
+	}
+	return err
+}

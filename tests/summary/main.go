@@ -1,0 +1,175 @@
+// Command summary runs "go test -json" with its arguments and tells what people want to know: a line for each package, failures in
+// full, the slowest ten tests, and last of all "N passed, N failed, N skipped". It ends as go test does.
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// event is a line of go test -json; see "go doc test2json".
+type event struct {
+	Action, Package, Test, Output string
+	ImportPath                    string // instead of Package where it is about a build
+	FailedBuild                   string
+	Elapsed                       float64
+}
+
+// test is one test, or, with an empty name, its package.
+type test struct {
+	pkg, name string
+	outcome   string // pass, fail, skip; "" while it runs
+	elapsed   float64
+	output    strings.Builder
+}
+
+type results struct {
+	out   io.Writer
+	tests map[string]*test
+	order []*test
+}
+
+func main() {
+	os.Exit(run(os.Stdout, os.Args[1:]))
+}
+
+func run(out io.Writer, args []string) int {
+	command := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	command.Stderr = os.Stderr
+	events, err := command.StdoutPipe()
+	if err == nil {
+		err = command.Start()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "go test:", err)
+		return 1
+	}
+	r := &results{out: out, tests: map[string]*test{}}
+	r.read(events)
+	err = command.Wait()
+	failed := r.report()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return max(exit.ExitCode(), 1) // -1 means that a signal ended it
+	case err != nil || failed > 0:
+		return 1
+	}
+	return 0
+}
+
+func (r *results) read(from io.Reader) {
+	lines := bufio.NewScanner(from)
+	lines.Buffer(nil, 64<<20)
+	for lines.Scan() {
+		var e event
+		if json.Unmarshal(lines.Bytes(), &e) != nil {
+			fmt.Fprintln(r.out, lines.Text()) // not from test2json
+			continue
+		}
+		r.add(e)
+	}
+}
+
+func (r *results) add(e event) {
+	t := r.find(cmp.Or(e.Package, e.ImportPath), e.Test)
+	switch e.Action {
+	case "output", "build-output":
+		if !strings.HasPrefix(e.Output, "=== ") && !strings.HasPrefix(strings.TrimSpace(e.Output), "--- ") {
+			t.output.WriteString(e.Output)
+		}
+	case "pass", "fail", "skip", "build-fail":
+		t.outcome, t.elapsed = strings.TrimPrefix(e.Action, "build-"), e.Elapsed
+		if e.Test == "" && e.Action != "build-fail" && e.Action != "skip" {
+			fmt.Fprintf(r.out, "%-4s %s %.1fs\n", e.Action, e.Package, e.Elapsed)
+		}
+	}
+}
+
+func (r *results) find(pkg, name string) *test {
+	key := pkg + "\x00" + name
+	if r.tests[key] == nil {
+		r.tests[key] = &test{pkg: pkg, name: name}
+		r.order = append(r.order, r.tests[key])
+	}
+	return r.tests[key]
+}
+
+// report prints the end and returns how many failed.
+func (r *results) report() int {
+	counted := r.counted()
+	failed := only(counted, "fail")
+	for _, t := range failed {
+		fmt.Fprintf(r.out, "\n--- failed: %s %s\n%s", t.pkg, t.name, r.said(t))
+	}
+	for _, t := range only(counted, "skip") {
+		fmt.Fprintf(r.out, "\n--- skipped: %s %s\n%s", t.pkg, t.name, t.output.String())
+	}
+	r.printSlowest()
+	fmt.Fprintf(r.out, "\n%d passed, %d failed, %d skipped\n", len(only(counted, "pass")), len(failed), len(only(counted, "skip")))
+	return len(failed)
+}
+
+// counted are the tests without parts of their own, and those that failed though none of their parts did: a panic, say, or a package
+// that does not build. A test that never ended has failed.
+func (r *results) counted() []*test {
+	var counted []*test
+	for _, t := range r.order {
+		if t.outcome == "" && t.name != "" {
+			t.outcome = "fail"
+		}
+	}
+	for _, t := range r.order {
+		parts := r.partsOf(t)
+		leaf := t.name != "" && len(parts) == 0
+		if leaf || t.outcome == "fail" && len(only(parts, "fail")) == 0 {
+			counted = append(counted, t)
+		}
+	}
+	return counted
+}
+
+func (r *results) partsOf(whole *test) []*test {
+	var parts []*test
+	for _, t := range r.order {
+		if t.pkg == whole.pkg && t != whole && (whole.name == "" || strings.HasPrefix(t.name, whole.name+"/")) {
+			parts = append(parts, t)
+		}
+	}
+	return parts
+}
+
+// said is a test's output with that of the tests it is part of, where its set-up may have failed.
+func (r *results) said(t *test) string {
+	text := ""
+	for _, other := range r.order {
+		if other.pkg == t.pkg && other.name != "" && (other == t || strings.HasPrefix(t.name, other.name+"/")) {
+			text += other.output.String()
+		}
+	}
+	if t.name == "" {
+		text += t.output.String()
+	}
+	return text
+}
+
+func (r *results) printSlowest() {
+	top := slices.DeleteFunc(slices.Clone(r.order), func(t *test) bool { return t.name == "" || strings.Contains(t.name, "/") })
+	slices.SortStableFunc(top, func(a, b *test) int { return cmp.Compare(b.elapsed, a.elapsed) })
+	fmt.Fprint(r.out, "\nthe slowest tests\n")
+	for _, t := range top[:min(10, len(top))] {
+		fmt.Fprintf(r.out, "%6.1fs  %s  %s\n", t.elapsed, t.pkg[strings.LastIndex(t.pkg, "/")+1:], t.name)
+	}
+}
+
+func only(tests []*test, outcome string) []*test {
+	return slices.DeleteFunc(slices.Clone(tests), func(t *test) bool { return t.outcome != outcome })
+}
