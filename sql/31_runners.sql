@@ -151,8 +151,9 @@ comment on function pgtick.leave(bigint) is 'End a runner: what it still holds g
 
 -- Sleep and wake. What must not happen: an enqueue sees no sleeper, the runner looks once more and sees no job, both commit, and the job
 -- waits for the poll. So the runner looks again after all transactions that may not have seen it have ended: those with a number below the
--- one returned here. Any enqueue that began to read sleepers before the row lock below has its number already, and the update in the inner
--- block draws a number of its own after that lock; any that reads later sees by xmax that the row is being changed, and notifies.
+-- one returned here. Any enqueue that began to read sleepers before the first update below has its number already, and the second one, in
+-- a block of its own, draws a number after that; any that reads later sees by xmax that the row is being changed, and notifies.
+-- (An update, not a lock, begins it: the mark of a lock would stay on the new row, and look like a change that never ends.)
 create or replace function pgtick.sleep(p_runner_id bigint, p_poll interval)
 returns xid8
 language plpgsql volatile parallel unsafe security definer
@@ -166,10 +167,10 @@ begin
   if p_poll is null or p_poll not between interval '0' and interval '1 hour' then
     perform pgtick.invalid('poll', p_poll::text, 'it goes from 0 to 1 hour');
   end if;
-  perform from pgtick.sleepers as s where s.runner_id = p_runner_id order by s.queue for update;
+  update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id;
   if not found then perform pgtick.refuse_runner(p_runner_id); end if;
   v_outer := pg_catalog.pg_current_xact_id()::text::bigint;
-  begin   -- a transaction within: it gets its number at its first write, after the lock
+  begin   -- a transaction within: it gets its number at its first write, after the update above
     update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id returning s.xmin::text::bigint into v_inner;
   exception when division_by_zero then null;   -- (a block is a transaction only where it has a handler)
   end;

@@ -47,7 +47,8 @@ $$;
 comment on function pgtick.cancel(bigint) is
   'Cancel a job and return its state after: cancelled; running (the request is noted and its runner told: it ends when the task stops); or, when it had ended before, that state. Raises TK004.';
 
--- The number of attempts goes on, and one more is allowed. Locks: history row, then none (the id is free to take: it was live before).
+-- The number of attempts goes on, and one more is allowed. Locks: history row, then the live one (the id is free to take: it was live
+-- before), then its notes. Of two retries at once the second waits for the first, and finds the job waiting when it looks again.
 -- definer: as cancel.
 create or replace function pgtick.retry(p_job_id bigint)
 returns text
@@ -55,17 +56,50 @@ language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 as $$
 declare
+  v_state text;
+begin
+  for v_look in 1 .. 2 loop
+    if pgtick.hasten(p_job_id) or pgtick.revive(p_job_id) then return 'ready'; end if;
+  end loop;
+  select j.state into v_state from pgtick.jobs as j where j.id = p_job_id;
+  if not found then perform pgtick.refuse_job_id(p_job_id); end if;
+  raise exception using errcode = 'TK005', message = format('job %s is %s: only a failed, cancelled or waiting job can be retried', p_job_id, v_state),
+    hint = case v_state when 'running' then 'Wait for it to end, or cancel it first.' when 'ready' then 'It waits for something else, or is being claimed just now.'
+      else 'Enqueue a new job.' end;
+end
+$$;
+comment on function pgtick.retry(bigint) is
+  'Make a failed or cancelled job ready again, with its id and history and one more attempt, or a waiting one due now; returns ready. Raises TK004 (no such job) and TK005 (running or done).';
+
+create or replace function pgtick.hasten(p_job_id bigint)
+returns boolean
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
   v_now constant timestamptz := pgtick.now();
   v_queue text;
-  v_state text;
 begin
   update pgtick.live_jobs as j set run_at = v_now
   where j.id = any (array(select l.id from pgtick.live_jobs as l where l.id = p_job_id and l.runner_id is null and l.run_at < 'infinity' for update skip locked))
   returning j.queue into v_queue;
-  if found then
-    perform pgtick.wake(array[v_queue], v_now);
-    return 'ready';
-  end if;
+  if not found then return false; end if;
+  perform pgtick.wake(array[v_queue], v_now);
+  return true;
+end
+$$;
+comment on function pgtick.hasten(bigint) is 'Make a waiting job due now. False where there is none that waits for its time alone.';
+
+-- What was said of the job's earlier life, a late cancel request above all, is not meant for this one.
+create or replace function pgtick.revive(p_job_id bigint)
+returns boolean
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+  v_queue text;
+begin
   with gone as (
     delete from pgtick.history as h where h.id = p_job_id and h.state <> 'done' returning h.*
   )
@@ -78,15 +112,10 @@ begin
       else pgtick.with_attempt(g.earlier_attempts, g.attempt, g.started_at, g.finished_at, g.runner_id, g.state, g.error) end
   from gone as g
   returning live_jobs.queue into v_queue;
-  if found then
-    perform pgtick.wake(array[v_queue], v_now);
-    return 'ready';
-  end if;
-  select j.state into v_state from pgtick.jobs as j where j.id = p_job_id;
-  if not found then perform pgtick.refuse_job_id(p_job_id); end if;
-  raise exception using errcode = 'TK005', message = format('job %s is %s: only a failed, cancelled or waiting job can be retried', p_job_id, v_state),
-    hint = case v_state when 'running' then 'Wait for it to end, or cancel it first.' else 'Enqueue a new job.' end;
+  if not found then return false; end if;
+  delete from pgtick.job_notes as n where n.job_id = p_job_id;
+  perform pgtick.wake(array[v_queue], v_now);
+  return true;
 end
 $$;
-comment on function pgtick.retry(bigint) is
-  'Make a failed or cancelled job ready again, with its id and history and one more attempt, or a waiting one due now; returns ready. Raises TK004 (no such job) and TK005 (running or done).';
+comment on function pgtick.revive(bigint) is 'Bring a failed or cancelled job back from history, with its id, its attempts and one more. False where there is none.';
