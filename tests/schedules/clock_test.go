@@ -1,0 +1,104 @@
+package schedules
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgtick/pgtick/tests/pgtest"
+)
+
+func TestTick_ByPgCron_ArrivesWithinTheMinute(t *testing.T) {
+	t.Parallel()
+	db := pgtest.NewWithCron(t)
+	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_overlap => 'allow')")
+	require.Eventually(t, func() bool {
+		return one[int](t, db, "select count(*) from pgtick.slots where schedule = 's' and clock = 'pg_cron' and fate = 'enqueued'") > 0
+	}, 130*time.Second, 250*time.Millisecond, "pg_cron calls at each full minute, and the first one may come just before the schedule's first slot")
+	require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.clocks where clock = 'pg_cron' and ticked_at > now() - interval '2 minutes'"))
+	require.Equal(t, "noop", one[string](t, db, "select task from pgtick.jobs where schedule = 's' limit 1"))
+}
+
+func TestClocks_AreToldApart_AndNotedAtMostOnceASecond(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	config, err := pgx.ParseConfig(db.URL)
+	require.NoError(t, err)
+	for application, clock := range map[string]string{"pgtick": "runner", "pgtick-control": "runner", "pg_cron": "pg_cron", "psql": "other", "": "other"} {
+		config.RuntimeParams["application_name"] = application
+		conn, err := pgx.ConnectConfig(t.Context(), config)
+		require.NoError(t, err)
+		var got string
+		require.NoError(t, conn.QueryRow(t.Context(), "select pgtick.clock_name()").Scan(&got))
+		require.Equal(t, clock, got, application)
+		_, err = conn.Exec(t.Context(), "select pgtick.tick()")
+		require.NoError(t, err)
+		require.NoError(t, conn.Close(t.Context()))
+	}
+	require.Equal(t, []string{"other", "pg_cron", "runner"}, all[string](t, db, "select clock from pgtick.clocks order by clock"))
+	row := "select xmin::text || ' ' || ticked_at from pgtick.clocks where clock = 'other'"
+	before := one[string](t, db, row)
+	pgtest.Advance(t, db, time.Second)
+	tick(t, db)
+	require.Equal(t, before, one[string](t, db, row))
+	pgtest.Advance(t, db, time.Second)
+	tick(t, db)
+	require.NotEqual(t, before, one[string](t, db, row))
+}
+
+func TestRunTicks_DoesAllThatIsDue_ThenRescuesAndMaintains(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s' || i, '* * * * *', 'noop') from generate_series(1, 50) as i")
+	exec(t, db, "delete from pgtick.upkeep")
+	at(t, db, "2026-03-01T10:01:00Z")
+	exec(t, db, "call pgtick.run_ticks()")
+	require.Equal(t, 50, one[int](t, db, "select count(*) from pgtick.slots"))
+	require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.upkeep where what = 'maintain' and done_at = pgtick.now()"))
+	at(t, db, "2026-03-01T10:02:00Z")
+	exec(t, db, "call pgtick.run_ticks()")
+	require.Zero(t, one[int](t, db, "select count(*) from pgtick.upkeep where done_at = pgtick.now()"), "maintain is due once an hour")
+}
+
+func TestRunTicks_WhenOneOfItsPartsFails_DoesTheOthers(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop')")
+	exec(t, db, "delete from pgtick.upkeep")
+	exec(t, db, "create or replace function pgtick.rescue() returns integer language plpgsql set search_path = '' as $$ begin raise 'no rescue today'; end $$")
+	at(t, db, "2026-03-01T10:01:00Z")
+	exec(t, db, "call pgtick.run_ticks()")
+	require.Equal(t, []string{"03-01 10:01 enqueued"}, fates(t, db, "s"))
+	require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.upkeep"))
+	exec(t, db, "create or replace function pgtick.wake(p_queues text[], p_run_at timestamptz) returns void language plpgsql set search_path = '' as $$ begin raise 'no wake today'; end $$")
+	exec(t, db, "delete from pgtick.upkeep")
+	at(t, db, "2026-03-01T10:02:00Z")
+	exec(t, db, "call pgtick.run_ticks()")
+	require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.upkeep"))
+	require.Len(t, fates(t, db, "s"), 2, "a slot that makes no job needs no wake-up")
+}
+
+func TestTick_WithAHundredThousandSchedules_IsQuickWhenNoneIsDue(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	exec(t, db, "select pgtick.schedule('s', '0 0 1 1 *', 'noop')")
+	exec(t, db, `insert into pgtick.schedule_defs (name, cron, parsed, time_zone, task, args, queue, priority, max_attempts, timeout, on_missed, catch_up_limit,
+			on_overlap, on_gap, on_fold, jitter, next_at, created_at)
+		select name || i, cron, parsed, time_zone, task, args, queue, priority, max_attempts, timeout, on_missed, catch_up_limit,
+			on_overlap, on_gap, on_fold, jitter, next_at + make_interval(secs => i), created_at
+		from pgtick.schedule_defs, generate_series(1, 100000) as i`)
+	exec(t, db, "vacuum analyze pgtick.schedule_defs")
+	tick(t, db)
+	best := time.Hour
+	for range 50 {
+		start := time.Now()
+		tick(t, db)
+		best = min(best, time.Since(start))
+	}
+	require.Less(t, best, 5*time.Millisecond, "it takes 0.3 ms")
+}
