@@ -1,0 +1,173 @@
+// Package cli is the command line of pgtick, one file a verb. Data goes to stdout, talk to stderr; exit 0 is well, 1 failed, 2 wrong
+// usage. Main with registries of your own makes a runner that serves your tasks beside pgtick's.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtick/pgtick/migrations"
+	"github.com/pgtick/pgtick/runner/config"
+	"github.com/pgtick/pgtick/tasks"
+	"github.com/pgtick/pgtick/tasks/credits"
+)
+
+// Exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// version is set by the build: -ldflags "-X github.com/pgtick/pgtick/runner/cli.version=…".
+var version string
+
+// Main runs the command line of this process with the tasks of the registries, besides those that every runner has, and exits.
+// The first SIGINT or SIGTERM stops what runs in an orderly way; a second one ends the process at once.
+func Main(registries ...*tasks.Registry) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop() // from here on a signal does what it does by default
+	}()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr, registries...))
+}
+
+func run(ctx context.Context, args []string, out, talk io.Writer, registries ...*tasks.Registry) int {
+	all := tasks.NewRegistry()
+	credits.Register(all)
+	all.Merge(registries...)
+	root := newRoot(all)
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(talk)
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		_, _ = fmt.Fprintln(talk, "pgtick:", lineBreak.ReplaceAllString(err.Error(), "; "))
+	}
+	return exitCode(err)
+}
+
+// lineBreak is what some errors put between their parts.
+var lineBreak = regexp.MustCompile(`:?\s*\n\s*`)
+
+// usageError is a call that can't work, whatever the database says.
+type usageError struct{ error }
+
+func exitCode(err error) int {
+	var setting *config.Error
+	var usage usageError
+	var pooler *migrations.PoolerError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &setting), errors.As(err, &usage), errors.As(err, &pooler):
+		return exitUsage
+	default:
+		return exitFailed
+	}
+}
+
+func newRoot(registry *tasks.Registry) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "pgtick",
+		Short:         "Durable jobs and cron for Supabase and any Postgres",
+		Version:       buildVersion(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath())}
+	})
+	root.AddCommand(workCommand(registry), migrateCommand(), adoptCommand(), devCommand(registry), configTopic())
+	wrapArgs(root)
+	return root
+}
+
+// wrapArgs makes every complaint about arguments one of usage.
+func wrapArgs(cmd *cobra.Command) {
+	check := cmd.Args
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if check == nil {
+			check = cobra.NoArgs
+		}
+		if err := check(cmd, args); err != nil {
+			return usageError{fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath())}
+		}
+		return nil
+	}
+	for _, sub := range cmd.Commands() {
+		wrapArgs(sub)
+	}
+}
+
+// buildVersion is what the build says of itself, or the module's version when somebody else's program imports us.
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "dev"
+}
+
+// settings adds the flags of the table to a command; load reads them.
+func settings(cmd *cobra.Command, names ...string) {
+	for _, s := range config.Table() {
+		if len(names) > 0 && !contains(names, s.Flag) {
+			continue
+		}
+		help := fmt.Sprintf("%s (%s)", s.Help, s.Env)
+		cmd.Flags().String(s.Flag, s.Default, help)
+	}
+}
+
+func contains(names []string, name string) bool {
+	for _, n := range names {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
+
+func load(cmd *cobra.Command) (config.Config, error) {
+	return config.Load(func(name string) (string, bool) {
+		flag := cmd.Flags().Lookup(name)
+		if flag == nil {
+			return "", false
+		}
+		return flag.Value.String(), flag.Changed
+	}, os.LookupEnv)
+}
+
+func configTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "config",
+		Short: "All settings: flag, environment variable, default",
+		Long:  configText(),
+	}
+}
+
+func configText() string {
+	text := "A flag counts more than the environment, and that more than the default.\n"
+	for _, s := range config.Table() {
+		def := s.Default
+		if def == "" {
+			def = "-"
+		}
+		text += fmt.Sprintf("\n  --%-22s %-22s default %s\n      %s\n", s.Flag, s.Env, def, s.Help)
+	}
+	return text
+}

@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/pgtick/pgtick/migrations"
+	"github.com/pgtick/pgtick/runner/config"
+	"github.com/pgtick/pgtick/runner/engine"
+	"github.com/pgtick/pgtick/runner/jobs"
+	"github.com/pgtick/pgtick/runner/web"
+	"github.com/pgtick/pgtick/tasks"
+)
+
+func workCommand(registry *tasks.Registry) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "work",
+		Short: "Run jobs, and serve health and metrics",
+		Long: `Run jobs until SIGTERM or SIGINT: then claim no more, let running jobs end within the grace, give back the rest without counting
+an attempt, and exit 0. A second signal ends the process at once; its jobs go back when the lease has run out.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(cmd)
+			if err != nil {
+				return err
+			}
+			return work(cmd.Context(), cfg, registry, newLog(cfg, cmd.ErrOrStderr()))
+		},
+	}
+	settings(cmd)
+	return cmd
+}
+
+// work runs an engine and its HTTP server until ctx ends.
+func work(ctx context.Context, cfg config.Config, registry *tasks.Registry, log *logrus.Logger) error {
+	if err := admit(ctx, cfg); err != nil {
+		return err
+	}
+	pool, err := taskPool(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	metrics := web.NewMetrics()
+	e, err := engine.New(engine.Options{
+		Name: cfg.Name, Version: buildVersion(), Queues: cfg.Queues, Registry: registry, Workers: cfg.Workers,
+		Lease: cfg.Lease, Poll: cfg.Poll, Grace: cfg.Grace, NoClock: cfg.NoClock, Log: log, Observer: metrics,
+		Pool: pool, Connect: connector(cfg.Database), Listen: connector(cfg.Listen),
+	})
+	if err != nil {
+		return usageError{err}
+	}
+	metrics.Watch(e.Status)
+	if cfg.HTTP != "" {
+		server, err := web.Start(cfg.HTTP, e.Status, cfg.Lease, metrics, log)
+		if err != nil {
+			return fmt.Errorf("serve health and metrics at %s: %w", cfg.HTTP, err)
+		}
+		defer server.Stop()
+		log.Infof("health and metrics at %s", server.URL())
+	}
+	if err := e.Run(ctx); err != nil {
+		return err
+	}
+	log.Info("stopped: nothing is held any more")
+	return nil
+}
+
+// admit makes sure, before anything is claimed, that the schema is new enough and that this database is not somebody else's copy.
+// It also finds out whether a pooler is between, which would mix up prepared statements.
+func admit(ctx context.Context, cfg config.Config) error {
+	conn, err := connector(cfg.Database)(ctx)
+	if err != nil {
+		return unreachable(cfg.Database, err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err := plainBehindPooler(ctx, conn, cfg.Database); err != nil {
+		return err
+	}
+	if err := migrations.Check(ctx, conn); err != nil {
+		return err
+	}
+	return jobs.CheckAddress(ctx, conn, migrations.Address(cfg.Database))
+}
+
+// plainBehindPooler turns prepared statements off where another program answers for the server: the next statement may go to another
+// session of it. The server's own process number tells, since a pooler has one of its own.
+func plainBehindPooler(ctx context.Context, conn *pgx.Conn, database *pgx.ConnConfig) error {
+	pid, err := jobs.ServerPID(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if pid != conn.PgConn().PID() {
+		database.DefaultQueryExecMode = pgx.QueryExecModeExec
+	}
+	return nil
+}
+
+func connector(database *pgx.ConnConfig) engine.Connector {
+	return func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, database) }
+}
+
+func taskPool(ctx context.Context, cfg config.Config) (*pgxpool.Pool, error) {
+	pooled, err := pgxpool.ParseConfig("")
+	if err != nil {
+		return nil, err
+	}
+	pooled.ConnConfig = cfg.Database.Copy()
+	pooled.MaxConns, pooled.MinConns = int32(cfg.Connections), 0 //nolint:gosec // config allows 1 to 1000
+	return pgxpool.NewWithConfig(ctx, pooled)
+}
+
+// unreachable says where it could not go. The cause may name host and user, never the password.
+func unreachable(database *pgx.ConnConfig, err error) error {
+	return fmt.Errorf("the database at %s, port %d, can't be reached: %w", database.Host, database.Port, err)
+}
+
+func newLog(cfg config.Config, talk io.Writer) *logrus.Logger {
+	log := logrus.New()
+	log.SetOutput(talk)
+	log.SetLevel(cfg.LogLevel)
+	terminal := isTerminal(talk)
+	if cfg.LogFormat == "json" || (cfg.LogFormat == "auto" && !terminal) {
+		log.SetFormatter(&logrus.JSONFormatter{})
+	} else {
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: !terminal})
+	}
+	return log
+}
+
+func isTerminal(w io.Writer) bool {
+	file, isFile := w.(*os.File)
+	return isFile && term.IsTerminal(int(file.Fd())) //nolint:gosec // a file descriptor is a small number
+}

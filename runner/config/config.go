@@ -1,0 +1,188 @@
+// Package config reads pgtick's settings: a flag counts more than the environment, and that more than the default. All settings are in
+// one table, which `pgtick help config` prints.
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/sirupsen/logrus"
+)
+
+// Config is every setting, checked.
+type Config struct {
+	Database    *pgx.ConnConfig
+	Listen      *pgx.ConnConfig
+	Queues      []string
+	Workers     int
+	Connections int
+	Lease       time.Duration
+	Poll        time.Duration
+	Grace       time.Duration
+	NoClock     bool   // this runner does not tick
+	HTTP        string // empty: no HTTP server
+	Name        string
+	LogLevel    logrus.Level
+	LogFormat   string
+}
+
+// Setting is one row of the table.
+type Setting struct {
+	Flag    string
+	Env     string
+	Default string
+	Help    string
+	read    func(c *Config, value string) error
+}
+
+// Error is a setting that is missing or wrong. Its text never holds a password.
+type Error struct {
+	Setting Setting
+	Why     string
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s (or --%s): %s", e.Setting.Env, e.Setting.Flag, e.Why)
+}
+
+// Table lists the settings in the order in which people need them.
+func Table() []Setting {
+	return []Setting{
+		{"database-url", "DATABASE_URL", "", "the database, as postgres://user:password@host:port/name", database(func(c *Config) **pgx.ConnConfig { return &c.Database })},
+		{"listen-database-url", "LISTEN_DATABASE_URL", "", "the same database by a direct or session-mode connection, for LISTEN; default: DATABASE_URL", database(func(c *Config) **pgx.ConnConfig { return &c.Listen })},
+		{"queues", "PGTICK_QUEUES", "default", "the queues to work on, separated by commas", readQueues},
+		{"workers", "PGTICK_WORKERS", "20", "attempts at a time, 1 to 10000", number(1, 10000, func(c *Config) *int { return &c.Workers })},
+		{"connections", "PGTICK_CONNECTIONS", "3", "database connections for tasks, 1 to 1000, besides one for control and one that listens", number(1, 1000, func(c *Config) *int { return &c.Connections })},
+		{"lease", "PGTICK_LEASE", "30s", "how long a runner that is silent keeps its jobs, 1s to 1h", duration(time.Second, time.Hour, func(c *Config) *time.Duration { return &c.Lease })},
+		{"poll", "PGTICK_POLL", "5s", "how often to look for jobs without a notification, 100ms to 1h", duration(100*time.Millisecond, time.Hour, func(c *Config) *time.Duration { return &c.Poll })},
+		{"grace", "PGTICK_GRACE", "25s", "how long running jobs may go on after SIGTERM, 0s to 1h", duration(0, time.Hour, func(c *Config) *time.Duration { return &c.Grace })},
+		{"clock", "PGTICK_CLOCK", "on", "on: this runner makes jobs of due slots too; off: pg_cron or other runners do", readClock},
+		{"http", "PGTICK_HTTP", "127.0.0.1:8640", "address of health and metrics, or off; when the port is taken, the next free one", readHTTP},
+		{"name", "PGTICK_NAME", "", "what the runner calls itself; default: the machine's name", readName},
+		{"log-level", "PGTICK_LOG_LEVEL", "info", "debug, info, warning or error", readLogLevel},
+		{"log-format", "PGTICK_LOG_FORMAT", "auto", "text, json, or auto: text on a terminal", readLogFormat},
+	}
+}
+
+// Load reads all settings; flags tells the value of a flag, and whether it was given. The first wrong one is the error.
+func Load(flags func(name string) (value string, given bool), env func(string) (string, bool)) (Config, error) {
+	var c Config
+	for _, s := range Table() {
+		value := s.Default
+		if v, ok := env(s.Env); ok && v != "" {
+			value = v
+		}
+		if v, given := flags(s.Flag); given {
+			value = v
+		}
+		if err := s.read(&c, value); err != nil {
+			return Config{}, &Error{Setting: s, Why: err.Error()}
+		}
+	}
+	return c, nil
+}
+
+func database(field func(*Config) **pgx.ConnConfig) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		if value == "" {
+			if c.Database == nil {
+				return fmt.Errorf("is not set: give the database as postgres://user:password@host:5432/name")
+			}
+			*field(c) = c.Database.Copy()
+			return nil
+		}
+		parsed, err := pgx.ParseConfig(value)
+		if err != nil { // its text may hold what was between the lines of a mistyped URL, so it is not repeated
+			return fmt.Errorf("is not a PostgreSQL URL: write postgres://user:password@host:5432/name, with special characters of the password as %%XX")
+		}
+		if parsed.RuntimeParams["application_name"] == "" {
+			parsed.RuntimeParams["application_name"] = "pgtick"
+		}
+		parsed.ConnectTimeout = cmp.Or(parsed.ConnectTimeout, 10*time.Second)
+		*field(c) = parsed
+		return nil
+	}
+}
+
+func number(low, high int, field func(*Config) *int) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		n, err := strconv.Atoi(value)
+		if err != nil || n < low || n > high {
+			return fmt.Errorf("%q is not a whole number from %d to %d", value, low, high)
+		}
+		*field(c) = n
+		return nil
+	}
+}
+
+func duration(low, high time.Duration, field func(*Config) *time.Duration) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		d, err := time.ParseDuration(value)
+		if err != nil || d < low || d > high {
+			return fmt.Errorf("%q is not a time from %s to %s, such as 30s or 1m30s", value, low, high)
+		}
+		*field(c) = d
+		return nil
+	}
+}
+
+func readQueues(c *Config, value string) error {
+	for queue := range strings.SplitSeq(value, ",") {
+		if queue = strings.TrimSpace(queue); queue != "" {
+			c.Queues = append(c.Queues, queue)
+		}
+	}
+	if len(c.Queues) == 0 {
+		return fmt.Errorf("%q names no queue", value)
+	}
+	return nil
+}
+
+func readClock(c *Config, value string) error {
+	if value != "on" && value != "off" {
+		return fmt.Errorf("%q is not on or off", value)
+	}
+	c.NoClock = value == "off"
+	return nil
+}
+
+func readHTTP(c *Config, value string) error {
+	if value == "off" {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(value); err != nil {
+		return fmt.Errorf("%q is not an address such as 127.0.0.1:8640, nor off", value)
+	}
+	c.HTTP = value
+	return nil
+}
+
+func readName(c *Config, value string) error {
+	if value == "" {
+		value, _ = os.Hostname()
+	}
+	c.Name = cmp.Or(value, "pgtick")
+	return nil
+}
+
+func readLogLevel(c *Config, value string) (err error) {
+	if c.LogLevel, err = logrus.ParseLevel(value); err != nil {
+		return fmt.Errorf("%q is not one of debug, info, warning, error", value)
+	}
+	return nil
+}
+
+func readLogFormat(c *Config, value string) error {
+	switch value {
+	case "auto", "text", "json":
+		c.LogFormat = value
+		return nil
+	}
+	return fmt.Errorf("%q is not one of auto, text, json", value)
+}

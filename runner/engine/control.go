@@ -1,0 +1,343 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgtick/pgtick/runner/jobs"
+	"github.com/pgtick/pgtick/tasks"
+)
+
+const (
+	mostAhead   = 1000                  // claims beyond the workers, at most
+	mostReports = 2000                  // outcomes in one finish
+	aheadOf     = 50 * time.Millisecond // how long the claims ahead shall last, at the present speed
+	askAgain    = 20 * time.Millisecond // after "somebody has the row locked"
+	troubleWait = 50 * time.Millisecond // after an error of the database, doubled up to
+	troubleMost = 2 * time.Second
+	tickAtLeast = 30 * time.Second // look for due slots that often, whatever was said of the next
+	upkeepEvery = time.Hour
+)
+
+// control is the one goroutine that owns the control connection. Only it touches these fields.
+type control struct {
+	e        *Engine
+	conn     *pgx.Conn
+	runner   int64
+	held     map[jobs.Held]*attempt // claims whose outcome the database has not yet taken
+	pending  []report               // ended, to be reported
+	speed    speed
+	idle     idle
+	probe    probe
+	stopping bool
+
+	troubles    int
+	retryAt     time.Time // of the connection
+	reportAt    time.Time // not before
+	heartbeatAt time.Time
+	tickAt      time.Time
+	rescueAt    time.Time
+	upkeepAt    time.Time
+	reconcileAt []time.Time
+}
+
+func newControl(e *Engine) *control {
+	now := time.Now()
+	return &control{e: e, held: map[jobs.Held]*attempt{}, tickAt: now, rescueAt: now, upkeepAt: now, idle: idle{look: true}}
+}
+
+// start makes the first contact; its errors end the engine.
+func (c *control) start(ctx context.Context) error {
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	return c.register(ctx)
+}
+
+// loop serves until ctx ends.
+func (c *control) loop(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := c.turn(ctx); err != nil && ctx.Err() == nil {
+			c.trouble(err)
+		}
+		c.wait(ctx)
+	}
+}
+
+// turn does all that is due, each step after a due heartbeat.
+func (c *control) turn(ctx context.Context) error {
+	c.collect()
+	c.e.update(func(s *Status) { s.LastTurn, s.Held, s.RunnerID = time.Now(), len(c.held), c.runner })
+	if time.Now().Before(c.retryAt) {
+		return nil
+	}
+	for _, step := range []func(context.Context) error{c.connect, c.register, c.report, c.reconcile, c.claim, c.tick, c.rescue, c.testListener} {
+		if err := c.heartbeat(ctx); err != nil {
+			return err
+		}
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	c.upkeep(ctx)
+	c.troubles = 0
+	return nil
+}
+
+// call gives one statement of the control connection its time: a sixth of the lease. Longer waits would endanger the next heartbeat.
+func (c *control) call(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), max(c.e.opt.Lease/6, time.Second))
+}
+
+func (c *control) connect(ctx context.Context) error {
+	if c.conn != nil {
+		return nil
+	}
+	ctx, end := context.WithTimeout(ctx, 10*time.Second)
+	defer end()
+	conn, err := c.e.opt.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	c.conn, c.heartbeatAt, c.idle = conn, time.Now(), idle{look: true}
+	return nil
+}
+
+func (c *control) register(ctx context.Context) error {
+	if c.runner != 0 {
+		return nil
+	}
+	ctx, end := c.call(ctx)
+	defer end()
+	id, err := jobs.Register(ctx, c.conn, c.e.runner())
+	if err != nil {
+		return err
+	}
+	c.runner, c.heartbeatAt, c.idle = id, time.Now().Add(c.beat()), idle{look: true}
+	c.probe.forget()
+	c.e.update(func(s *Status) { s.RunnerID, s.LastContact = id, time.Now() })
+	c.e.log.WithField("runner", fmt.Sprintf("%s (%d)", c.e.opt.Name, id)).Info("runner registered")
+	return nil
+}
+
+// beat is a little less than a third of the lease, so that a beat lies between any two looks of rescue() that are a third apart.
+func (c *control) beat() time.Duration { return c.e.opt.Lease * 3 / 10 }
+
+func (c *control) heartbeat(ctx context.Context) error {
+	if c.conn == nil || c.runner == 0 || time.Now().Before(c.heartbeatAt) {
+		return nil
+	}
+	ctx, end := c.call(ctx)
+	defer end()
+	stops, err := jobs.Heartbeat(ctx, c.conn, c.runner, c.heldList())
+	if err != nil {
+		return err
+	}
+	c.heartbeatAt = time.Now().Add(c.beat())
+	c.e.update(func(s *Status) { s.LastContact = time.Now() })
+	for _, s := range stops {
+		if a := c.held[s.Held]; a != nil {
+			c.e.log.WithFields(fields(a)).WithField("state", s.Reason).Debug("attempt told to stop")
+			a.stop(causes[s.Reason])
+		}
+	}
+	return nil
+}
+
+// causes of a stop, by what the database calls them.
+var causes = map[string]error{"cancelled": tasks.ErrCancelled, "timed_out": tasks.ErrTimeout, "fenced": tasks.ErrFenced}
+
+func (c *control) heldList() []jobs.Held {
+	list := make([]jobs.Held, 0, len(c.held))
+	for h := range c.held {
+		list = append(list, h)
+	}
+	return list
+}
+
+// reconcile gives back what a lost answer may have given: at once, and a lease later, when no claim can be on its way any more.
+func (c *control) reconcile(ctx context.Context) error {
+	if len(c.reconcileAt) == 0 || time.Now().Before(c.reconcileAt[0]) {
+		return nil
+	}
+	ctx, end := c.call(ctx)
+	defer end()
+	n, err := jobs.Reconcile(ctx, c.conn, c.runner, c.heldList())
+	if err != nil {
+		return err
+	}
+	c.reconcileAt = c.reconcileAt[1:]
+	if n > 0 {
+		c.idle.look = true
+		c.e.log.Infof("gave back %d claims whose answer was lost", n)
+	}
+	return nil
+}
+
+func (c *control) tick(ctx context.Context) error {
+	if c.e.opt.NoClock || time.Now().Before(c.tickAt) {
+		return nil
+	}
+	ctx, end := c.call(ctx)
+	defer end()
+	made, err := jobs.Tick(ctx, c.conn)
+	if err != nil {
+		c.tickAt = time.Now().Add(time.Second)
+		return err
+	}
+	c.e.opt.Observer.Ticked(made)
+	if made > 0 {
+		c.idle.look = true
+	}
+	return c.readNextTick(ctx, made)
+}
+
+func (c *control) readNextTick(ctx context.Context, made int) error {
+	next, err := jobs.NextTick(ctx, c.conn)
+	if err != nil {
+		return err
+	}
+	if next <= 0 && made == 0 { // another clock is at it, or a schedule is broken
+		next = time.Second
+	}
+	c.tickAt = time.Now().Add(min(max(next, 0), tickAtLeast))
+	return nil
+}
+
+func (c *control) rescue(ctx context.Context) error {
+	if time.Now().Before(c.rescueAt) {
+		return nil
+	}
+	ctx, end := c.call(ctx)
+	defer end()
+	n, err := jobs.Rescue(ctx, c.conn)
+	if err != nil {
+		return err
+	}
+	c.rescueAt = time.Now().Add(c.e.opt.Lease / 3)
+	if n > 0 {
+		c.idle.look = true
+		c.e.opt.Observer.Rescued(n)
+		c.e.log.Warnf("gave back %d claims of dead runners", n)
+	}
+	return nil
+}
+
+// upkeep may take longer than the control connection allows, so it uses a task's.
+func (c *control) upkeep(ctx context.Context) {
+	if time.Now().Before(c.upkeepAt) {
+		return
+	}
+	c.upkeepAt = time.Now().Add(upkeepEvery)
+	go func() {
+		ctx, end := context.WithTimeout(ctx, 5*time.Minute)
+		defer end()
+		if err := jobs.Maintain(ctx, c.e.opt.Pool); err != nil && ctx.Err() == nil {
+			c.e.log.WithError(err).Warn("upkeep failed; it is tried again in an hour")
+		}
+	}()
+}
+
+// trouble decides what an error of the control connection means.
+func (c *control) trouble(err error) {
+	now := time.Now()
+	var pg *pgconn.PgError
+	switch {
+	case errors.Is(err, jobs.ErrRunnerGone):
+		c.lost()
+		return
+	case errors.Is(err, jobs.ErrLeaseRunOut):
+		c.heartbeatAt = now
+		return
+	case !errors.As(err, &pg) || c.conn == nil || c.conn.IsClosed():
+		c.disconnect()
+	}
+	wait := min(troubleWait<<min(c.troubles, 6), troubleMost)
+	c.troubles++
+	c.retryAt = now.Add(wait)
+	entry := c.e.log.WithError(err)
+	if pg != nil {
+		entry = entry.WithField("sqlstate", pg.Code)
+	}
+	entry.Warnf("the database refused or did not answer; trying again in %s", wait)
+}
+
+func (c *control) disconnect() {
+	if c.conn == nil {
+		return
+	}
+	ctx, end := context.WithTimeout(context.Background(), time.Second)
+	defer end()
+	_ = c.conn.Close(ctx)
+	c.conn = nil
+}
+
+// lost: this runner was declared dead, so its claims are others' now. Attempts are told, and it registers anew.
+func (c *control) lost() {
+	c.e.log.Warnf("this runner was declared dead, with %d claims; registering anew", len(c.held))
+	for _, a := range c.held {
+		a.stop(tasks.ErrFenced)
+	}
+	c.e.opt.Observer.Refused(len(c.pending))
+	for _, r := range c.pending {
+		delete(c.held, r.attempt.claim.Held)
+	}
+	c.pending, c.runner, c.reconcileAt = nil, 0, nil
+}
+
+// wait sleeps until something is due or somebody calls.
+func (c *control) wait(ctx context.Context) {
+	timer := time.NewTimer(max(time.Until(c.nextDue()), 0))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case r := <-c.e.outcomes:
+		c.ended(r)
+	case <-c.e.signals.look:
+		c.idle.look = true
+	case <-c.e.signals.stop:
+		c.heartbeatAt = time.Now()
+	case <-c.e.signals.tick:
+		c.tickAt = time.Now()
+	case <-c.e.signals.probe:
+		c.probe.wanted = true
+	case token := <-c.e.signals.heard:
+		c.heardProbe(token)
+	}
+}
+
+// nextDue is the earliest moment at which turn has something to do.
+func (c *control) nextDue() time.Time {
+	now := time.Now()
+	if c.retryAt.After(now) {
+		return c.retryAt
+	}
+	due := c.heartbeatAt
+	earlier := func(t time.Time) {
+		if t.Before(due) {
+			due = t
+		}
+	}
+	for _, t := range []time.Time{c.rescueAt, c.upkeepAt, c.probe.due(c.e)} {
+		earlier(t)
+	}
+	if len(c.reconcileAt) > 0 {
+		earlier(c.reconcileAt[0])
+	}
+	if len(c.pending) > 0 {
+		earlier(c.reportAt)
+	}
+	if !c.stopping && !c.e.opt.NoClock {
+		earlier(c.tickAt)
+	}
+	if !c.stopping && c.wantsMore() {
+		earlier(c.idle.lookAt(now))
+	}
+	return due
+}

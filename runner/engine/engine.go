@@ -1,0 +1,175 @@
+// Package engine claims jobs, runs their attempts and reports each outcome.
+//
+// Every report carries the fence of its claim, so a late one is refused. One connection is for control (claim, finish, heartbeat,
+// tick), and tasks can never take it; one listens; tasks share a pool. A notification is a hint: losing every one costs the poll
+// interval, never a job. Run returns with no attempt running that obeys its context, and no claim held.
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/sirupsen/logrus"
+
+	"github.com/pgtick/pgtick/runner/jobs"
+	"github.com/pgtick/pgtick/tasks"
+)
+
+// Options of an engine. Connect, Pool and Registry are required; the zero value of all others works.
+type Options struct {
+	Name     string          // how the runner calls itself; not unique
+	Version  string          // of the program
+	Queues   []string        // nil means default
+	Registry *tasks.Registry // only these tasks are claimed
+	Workers  int             // attempts at a time; 0 means 20
+	Lease    time.Duration   // 0 means 30 s
+	Poll     time.Duration   // how often to look without a notification; 0 means 5 s
+	Grace    time.Duration   // for running attempts at the end; 0 means 25 s
+	Log      *logrus.Logger  // nil means the standard logger
+	Observer Observer        // nil means nobody
+	Pool     *pgxpool.Pool   // for tasks, and for what takes longer than a moment
+	NoClock  bool            // leave slots to other clocks: pg_cron, other runners
+	Connect  Connector       // of the control connection
+	Listen   Connector       // of the listener's; nil means poll only
+}
+
+// Connector opens a connection for the engine's own use.
+type Connector func(ctx context.Context) (*pgx.Conn, error)
+
+// Observer is told what happens, for metrics. Its methods return at once.
+type Observer interface {
+	Claimed(jobs int)
+	Finished(task, queue, outcome string, waited, ran time.Duration)
+	Refused(outcomes int) // outcomes that came under an old fence
+	Ticked(jobs int)
+	FoundByPoll(jobs int) // that a notification should have announced
+	Rescued(claims int)
+}
+
+type nobody struct{}
+
+func (nobody) Claimed(int)                                                   {}
+func (nobody) Finished(string, string, string, time.Duration, time.Duration) {}
+func (nobody) Refused(int)                                                   {}
+func (nobody) Ticked(int)                                                    {}
+func (nobody) FoundByPoll(int)                                               {}
+func (nobody) Rescued(int)                                                   {}
+
+func (o Options) withDefaults() Options {
+	if len(o.Queues) == 0 {
+		o.Queues = []string{"default"}
+	}
+	o.Name = cmp.Or(o.Name, "pgtick")
+	o.Workers = cmp.Or(o.Workers, 20)
+	o.Lease = cmp.Or(o.Lease, 30*time.Second)
+	o.Poll = cmp.Or(o.Poll, 5*time.Second)
+	o.Grace = cmp.Or(o.Grace, 25*time.Second)
+	if o.Log == nil {
+		o.Log = logrus.StandardLogger()
+	}
+	if o.Observer == nil {
+		o.Observer = nobody{}
+	}
+	return o
+}
+
+// Engine runs jobs until its context ends. Make it with New; Run it once.
+type Engine struct {
+	opt   Options
+	tasks []string
+	log   *logrus.Entry
+
+	ready    chan *attempt // claimed, for the workers
+	outcomes chan report   // ended, for the control loop
+	signals  *signals      // what the listener heard
+
+	mu     sync.Mutex
+	status Status
+}
+
+// Status is the engine's state as health checks ask for it.
+type Status struct {
+	RunnerID    int64
+	LastContact time.Time // of the last heartbeat that the database took
+	LastTurn    time.Time // of the control loop
+	Held        int
+	Wakes       *bool // whether notifications arrive; nil: not known yet
+	Stopping    bool
+}
+
+// New checks the options and makes an engine.
+func New(opt Options) (*Engine, error) {
+	opt = opt.withDefaults()
+	switch {
+	case opt.Connect == nil || opt.Pool == nil || opt.Registry == nil:
+		return nil, errors.New("engine: Connect, Pool and Registry are required")
+	case opt.Workers < 1 || opt.Workers > 10000:
+		return nil, errors.New("engine: Workers goes from 1 to 10000")
+	}
+	return &Engine{
+		opt:      opt,
+		tasks:    opt.Registry.Names(),
+		log:      logrus.NewEntry(opt.Log).WithField("runner", opt.Name),
+		ready:    make(chan *attempt, opt.Workers+mostAhead),
+		outcomes: make(chan report, opt.Workers+mostAhead),
+		signals:  newSignals(),
+	}, nil
+}
+
+// Run works until ctx ends, then stops: no new claims; running attempts get Grace to end, after that they are cancelled with
+// tasks.ErrShutdown; what is unfinished goes back without counting an attempt. It fails at once when the first contact with the
+// database does, with an error that will not pass by waiting; later trouble with the database is waited out.
+func (e *Engine) Run(ctx context.Context) error {
+	c := newControl(e)
+	if err := c.start(ctx); err != nil {
+		return err
+	}
+	attempts, endAttempts := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer endAttempts(nil)
+	listening, stopListening := context.WithCancel(context.WithoutCancel(ctx))
+	var group sync.WaitGroup
+	group.Go(func() { e.listen(listening) })
+	for range e.opt.Workers {
+		group.Go(func() { e.work(attempts) })
+	}
+
+	c.loop(ctx)
+
+	e.update(func(s *Status) { s.Stopping = true })
+	c.drain(endAttempts)
+	stopListening()
+	close(e.ready)
+	waitAtMost(&group, time.Second) // an attempt that ignores its context may still run; its claim was given back
+	return c.leave()
+}
+
+// Status tells how the engine is. Safe for concurrent use.
+func (e *Engine) Status() Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.status
+}
+
+func (e *Engine) update(f func(*Status)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f(&e.status)
+}
+
+func (e *Engine) runner() jobs.Runner {
+	return jobs.Runner{Name: e.opt.Name, Queues: e.opt.Queues, Tasks: e.tasks, Lease: e.opt.Lease, Version: e.opt.Version}
+}
+
+func waitAtMost(group *sync.WaitGroup, limit time.Duration) {
+	done := make(chan struct{})
+	go func() { group.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(limit):
+	}
+}

@@ -1,0 +1,119 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgxlisten"
+)
+
+// The channels that a runner listens on, besides one of its own by which it tests itself.
+const (
+	channelJobs  = "pgtick"      // payload: the queue
+	channelStop  = "pgtick_stop" // payload: the runner that shall stop an attempt
+	channelTick  = "pgtick_tick" // a schedule has changed
+	channelProbe = "pgtick_probe"
+)
+
+// signals is what the listener tells the control loop. A channel of size one each: a second signal before the first was seen adds
+// nothing.
+type signals struct {
+	look  chan struct{} // there may be jobs
+	stop  chan struct{} // a heartbeat will tell what to stop
+	tick  chan struct{} // the next slot may be nearer
+	probe chan struct{} // the listener listens: test it
+	heard chan string   // a probe came back
+
+	mu   sync.Mutex
+	conn *pgx.Conn // the listener's, to be cut when it is deaf
+}
+
+func newSignals() *signals {
+	one := func() chan struct{} { return make(chan struct{}, 1) }
+	return &signals{look: one(), stop: one(), tick: one(), probe: one(), heard: make(chan string, 8)}
+}
+
+func raise(signal chan struct{}) {
+	select {
+	case signal <- struct{}{}:
+	default:
+	}
+}
+
+// cutListener closes the listener's socket, so that it connects anew. (pgxlisten sends no ping: on a connection that died without
+// a word it would listen for ever.)
+func (s *signals) cutListener() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		_ = s.conn.PgConn().Conn().Close()
+	}
+}
+
+// listen hears notifications until ctx ends. After each connect jobs are looked for at once: what was announced meanwhile is lost.
+func (e *Engine) listen(ctx context.Context) {
+	if e.opt.Listen == nil {
+		return
+	}
+	listener := &pgxlisten.Listener{
+		ReconnectDelay: time.Second,
+		Connect: func(ctx context.Context) (*pgx.Conn, error) {
+			conn, err := e.opt.Listen(ctx)
+			if err != nil {
+				return nil, err
+			}
+			e.signals.mu.Lock()
+			e.signals.conn = conn
+			e.signals.mu.Unlock()
+			return conn, nil
+		},
+		LogError: func(ctx context.Context, err error) {
+			if ctx.Err() == nil {
+				e.log.WithError(err).Warn("listener lost its connection; polling until it is back")
+			}
+		},
+	}
+	listener.Handle(channelJobs, pgxlisten.HandlerFunc(e.heardJobs))
+	listener.Handle(channelStop, hears(e.signals.stop))
+	listener.Handle(channelTick, hears(e.signals.tick))
+	listener.Handle(channelProbe, prober{e.signals})
+	_ = listener.Listen(ctx) // ends with ctx only
+}
+
+func hears(signal chan struct{}) pgxlisten.HandlerFunc {
+	return func(context.Context, *pgconn.Notification, *pgx.Conn) error {
+		raise(signal)
+		return nil
+	}
+}
+
+func (e *Engine) heardJobs(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
+	for _, queue := range e.opt.Queues {
+		if queue == n.Payload {
+			raise(e.signals.look)
+		}
+	}
+	return nil
+}
+
+// prober asks for a test as soon as the listener listens, and hears its answer.
+type prober struct{ signals *signals }
+
+func (p prober) HandleNotification(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
+	select {
+	case p.signals.heard <- n.Payload:
+	default:
+	}
+	return nil
+}
+
+// HandleBacklog is called when LISTEN has been sent for this channel, perhaps not yet for the others; the answer to the test tells
+// that it has for all.
+func (p prober) HandleBacklog(context.Context, string, *pgx.Conn) error {
+	raise(p.signals.probe)
+	raise(p.signals.look)
+	return nil
+}

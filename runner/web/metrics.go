@@ -1,0 +1,91 @@
+package web
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/pgtick/pgtick/runner/engine"
+)
+
+// Metrics counts what an engine does. It implements engine.Observer.
+type Metrics struct {
+	registry *prometheus.Registry
+	claimed  prometheus.Counter
+	finished *prometheus.CounterVec
+	waited   *prometheus.HistogramVec
+	ran      *prometheus.HistogramVec
+	refused  prometheus.Counter
+	ticked   prometheus.Counter
+	byPoll   prometheus.Counter
+	rescued  prometheus.Counter
+}
+
+var _ engine.Observer = (*Metrics)(nil)
+
+// NewMetrics makes the metrics; Watch adds those that are read from the engine's state.
+func NewMetrics() *Metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "pgtick", Name: name, Help: help})
+	}
+	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "pgtick", Name: name, Help: help,
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 11)}, labels)
+	}
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		claimed:  counter("jobs_claimed_total", "Jobs claimed by this runner."),
+		finished: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pgtick", Name: "attempts_finished_total",
+			Help: "Attempts ended, by outcome: done, failed, error, snoozed, released, cancelled, fenced."}, []string{"task", "queue", "outcome"}),
+		waited:  histogram("job_wait_seconds", "Time between the moment a job could run and its claim.", "queue"),
+		ran:     histogram("attempt_duration_seconds", "Time that attempts ran.", "task"),
+		refused: counter("outcomes_refused_total", "Outcomes refused because the claim was gone."),
+		ticked:  counter("tick_jobs_total", "Jobs that this runner's ticks made of slots."),
+		byPoll:  counter("jobs_found_by_poll_total", "Jobs found by poll that a notification should have announced."),
+		rescued: counter("claims_rescued_total", "Claims of dead runners that this runner gave back."),
+	}
+	m.registry.MustRegister(m.claimed, m.finished, m.waited, m.ran, m.refused, m.ticked, m.byPoll, m.rescued,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Watch adds gauges that are read from the engine's state at each scrape.
+func (m *Metrics) Watch(status func() engine.Status) {
+	gauge := func(name, help string, value func(engine.Status) float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "pgtick", Name: name, Help: help},
+			func() float64 { return value(status()) }))
+	}
+	gauge("claims_held", "Claims that this runner holds.", func(s engine.Status) float64 { return float64(s.Held) })
+	gauge("listener_hears", "1 when notifications arrive, 0 when the runner only polls.", func(s engine.Status) float64 {
+		if s.Wakes != nil && *s.Wakes {
+			return 1
+		}
+		return 0
+	})
+	gauge("last_contact_timestamp_seconds", "When the database last took a heartbeat.", func(s engine.Status) float64 {
+		return float64(s.LastContact.UnixMilli()) / 1000
+	})
+}
+
+// Claimed implements engine.Observer.
+func (m *Metrics) Claimed(jobs int) { m.claimed.Add(float64(jobs)) }
+
+// Finished implements engine.Observer.
+func (m *Metrics) Finished(task, queue, outcome string, waited, ran time.Duration) {
+	m.finished.WithLabelValues(task, queue, outcome).Inc()
+	m.waited.WithLabelValues(queue).Observe(waited.Seconds())
+	m.ran.WithLabelValues(task).Observe(ran.Seconds())
+}
+
+// Refused implements engine.Observer.
+func (m *Metrics) Refused(outcomes int) { m.refused.Add(float64(outcomes)) }
+
+// Ticked implements engine.Observer.
+func (m *Metrics) Ticked(jobs int) { m.ticked.Add(float64(jobs)) }
+
+// FoundByPoll implements engine.Observer.
+func (m *Metrics) FoundByPoll(jobs int) { m.byPoll.Add(float64(jobs)) }
+
+// Rescued implements engine.Observer.
+func (m *Metrics) Rescued(claims int) { m.rescued.Add(float64(claims)) }

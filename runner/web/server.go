@@ -1,0 +1,106 @@
+// Package web serves a runner's health and metrics over HTTP. It answers from memory alone: no request costs the database a statement.
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/sirupsen/logrus"
+
+	"github.com/pgtick/pgtick/runner/engine"
+)
+
+// Server serves /healthz, /readyz and /metrics.
+type Server struct {
+	http     *http.Server
+	listener net.Listener
+}
+
+// Start listens on addr, or, when its port is taken, on the next free one of the hundred after it, with a warning.
+func Start(addr string, status func() engine.Status, lease time.Duration, metrics *Metrics, log *logrus.Logger) (*Server, error) {
+	listener, err := listen(addr, log)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", answer(func() error { return alive(status(), lease) }))
+	mux.HandleFunc("GET /readyz", answer(func() error { return ready(status(), lease) }))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics.registry, promhttp.HandlerOpts{}))
+	s := &Server{listener: listener, http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}}
+	go func() {
+		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			log.WithError(err).Error("the HTTP server stopped")
+		}
+	}()
+	return s, nil
+}
+
+// URL is where it serves.
+func (s *Server) URL() string { return "http://" + s.listener.Addr().String() }
+
+// Stop ends it, letting running requests end within a second.
+func (s *Server) Stop() {
+	ctx, end := context.WithTimeout(context.Background(), time.Second)
+	defer end()
+	_ = s.http.Shutdown(ctx)
+}
+
+func listen(addr string, log *logrus.Logger) (net.Listener, error) {
+	listener, err := net.Listen("tcp", addr)
+	if err == nil || !errors.Is(err, syscall.EADDRINUSE) {
+		return listener, err
+	}
+	host, portText, _ := net.SplitHostPort(addr)
+	port, convErr := strconv.Atoi(portText)
+	if convErr != nil {
+		return nil, err
+	}
+	for next := port + 1; next <= port+100; next++ {
+		listener, nextErr := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(next)))
+		if nextErr == nil {
+			log.Warnf("port %d is taken; health and metrics are at http://%s", port, listener.Addr())
+			return listener, nil
+		}
+	}
+	return nil, err
+}
+
+func answer(check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if err := check(); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = fmt.Fprintln(w, err)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	}
+}
+
+// alive: the control loop turns. A database that is down does not make a runner dead; restarting it would help nobody.
+func alive(s engine.Status, lease time.Duration) error {
+	if quiet := time.Since(s.LastTurn); quiet > max(2*lease, 30*time.Second) {
+		return fmt.Errorf("the control loop has not turned for %s", quiet.Round(time.Second))
+	}
+	return nil
+}
+
+// ready: it can run jobs now.
+func ready(s engine.Status, lease time.Duration) error {
+	switch quiet := time.Since(s.LastContact); {
+	case s.Stopping:
+		return errors.New("stopping")
+	case s.RunnerID == 0:
+		return errors.New("not registered")
+	case quiet > lease:
+		return fmt.Errorf("no answer from the database for %s", quiet.Round(time.Second))
+	}
+	return nil
+}

@@ -1,0 +1,54 @@
+package tasks
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrFenced says that the attempt no longer holds its job: the runner's lease ran out and another runner has it, or it was
+// cancelled. Whatever the attempt still does is refused; it should return at once.
+var ErrFenced = errors.New("the claim is gone")
+
+// ErrShutdown is the cause (context.Cause) of an attempt's cancelled context when its runner stops.
+// The job goes back to its queue, and the attempt does not count.
+var ErrShutdown = errors.New("the runner is stopping")
+
+// ErrCancelled is the cause of an attempt's cancelled context when somebody has cancelled the job.
+var ErrCancelled = errors.New("the job was cancelled")
+
+// ErrTimeout is the cause of an attempt's cancelled context when its timeout has passed. The attempt counts as failed.
+var ErrTimeout = errors.New("the attempt took longer than its timeout")
+
+// SnoozeError asks for the job to run again later. The attempt does not count.
+type SnoozeError struct{ Delay time.Duration }
+
+func (e *SnoozeError) Error() string { return fmt.Sprintf("snoozed for %s", e.Delay) }
+
+// Snooze returns an error that puts the job back for the given time, at least a second, without counting the attempt.
+func Snooze(delay time.Duration) error { return &SnoozeError{Delay: max(delay, time.Second)} }
+
+// PermanentError fails the job for good, whatever attempts are left.
+type PermanentError struct{ Err error }
+
+func (e *PermanentError) Error() string { return e.Err.Error() }
+func (e *PermanentError) Unwrap() error { return e.Err }
+
+// Permanent returns an error that fails the job for good.
+func Permanent(err error) error { return &PermanentError{Err: err} }
+
+// CancelError ends the job as cancelled.
+type CancelError struct{ Reason string }
+
+func (e *CancelError) Error() string { return "cancelled: " + e.Reason }
+
+// Cancel returns an error that ends the job as cancelled, with this reason.
+func Cancel(reason string) error { return &CancelError{Reason: reason} }
+
+// PanicError is a panic of a task, turned into the error of one failed attempt.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
