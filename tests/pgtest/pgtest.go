@@ -136,6 +136,16 @@ func (db *DB) Migrate(t testing.TB) migrations.Report {
 	return report
 }
 
+// Quiet takes out the schedules that come with pgtick, and all that they have made, so that nothing happens in this database but what
+// the test does: their slots may come at any moment.
+func (db *DB) Quiet(t testing.TB) {
+	t.Helper()
+	for _, table := range []string{"slot_log", "live_jobs", "schedule_changes", "schedule_defs", "clocks"} {
+		_, err := db.Pool.Exec(context.Background(), "delete from pgtick."+table)
+		require.NoError(t, err)
+	}
+}
+
 // Config is how to connect as the superuser, to be changed at will.
 func (db *DB) Config(t testing.TB) *pgx.ConnConfig {
 	t.Helper()

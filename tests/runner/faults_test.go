@@ -103,7 +103,7 @@ func TestTheServerCrashes_AndComesBack_TheRunnerGoesOn(t *testing.T) {
 	const n = 2000
 	server := pgtest.Server(t)
 	db := pgtest.NewOn(t, server)
-	quiet(t, db)
+	db.Quiet(t)
 	effects(t, db)
 	enqueueMany(t, db, "test.effect", n)
 	p := work(t, db, "--lease=5s")

@@ -128,13 +128,8 @@ func work(t *testing.T, db *pgtest.DB, args ...string) *process {
 func fresh(t *testing.T) *pgtest.DB {
 	t.Helper()
 	db := pgtest.New(t)
-	quiet(t, db)
+	db.Quiet(t)
 	return db
-}
-
-func quiet(t *testing.T, db *pgtest.DB) {
-	t.Helper()
-	do(t, db, `select pgtick.unschedule(s.name) from pgtick.schedules as s`)
 }
 
 // effects makes the table into which the test runner's tasks write.

@@ -20,9 +20,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 func newDB(t *testing.T) *pgtest.DB {
 	t.Helper()
 	db := pgtest.New(t)
-	for _, table := range []string{"slot_log", "live_jobs", "schedule_changes", "schedule_defs", "clocks"} {
-		exec(t, db, "delete from pgtick."+table)
-	}
+	db.Quiet(t)
 	return db
 }
 
