@@ -28,6 +28,8 @@ type Options struct {
 	// DataDir is the folder of the server, made where it is missing and used again where it holds one; "" means a temporary folder,
 	// removed at the end. The database cluster itself is in its subfolder data.
 	DataDir string
+	// Temp is where a temporary folder is made; "" means the system's place for such.
+	Temp string
 	// Cron loads pg_cron; Start returns ErrNoCron where it is not installed. "create extension pg_cron" is the caller's to do.
 	Cron bool
 	// CronDatabase is where pg_cron lives: "" means postgres.
@@ -127,7 +129,7 @@ func (s *Server) makeHome() error {
 	var err error
 	if s.opt.DataDir == "" {
 		s.temporary = true
-		s.home, err = os.MkdirTemp("", "pgtick-pg-")
+		s.home, err = os.MkdirTemp(s.opt.Temp, "pgtick-pg-")
 	} else if s.home, err = filepath.Abs(s.opt.DataDir); err == nil {
 		err = errors.Join(os.MkdirAll(filepath.Dir(s.home), 0o755), os.MkdirAll(s.home, 0o700))
 	}

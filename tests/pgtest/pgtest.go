@@ -195,7 +195,7 @@ func startPlain() (*server, error) {
 	if named := os.Getenv("TEST_DATABASE_URL"); named != "" {
 		return useNamed(named), nil
 	}
-	own, err := localpg.Start(context.Background(), localpg.Options{Settings: testSettings()})
+	own, err := localpg.Start(context.Background(), localpg.Options{Temp: fastFolder(), Settings: testSettings()})
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func useNamed(named string) *server {
 }
 
 func startWithCron() (*server, error) {
-	own, err := localpg.Start(context.Background(), localpg.Options{Cron: true, Settings: testSettings()})
+	own, err := localpg.Start(context.Background(), localpg.Options{Temp: fastFolder(), Cron: true, Settings: testSettings()})
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +219,7 @@ func startWithCron() (*server, error) {
 }
 
 func testSettings() map[string]string {
-	return map[string]string{"shared_buffers": "64MB", "max_connections": "200", "max_wal_size": "4GB"}
+	return map[string]string{"shared_buffers": "64MB", "max_connections": "200", "max_wal_size": "1GB"}
 }
 
 // makeTemplate is done once a server; New then only copies files.
@@ -254,7 +254,8 @@ func (s *server) database(t testing.TB, template string) *DB {
 	t.Helper()
 	db := &DB{Name: fmt.Sprintf("pgtick_test_%d_%d", os.Getpid(), counter.Add(1)), server: s}
 	db.URL = s.urlOf(db.Name)
-	s.exec(t, "create database "+db.Name+" template "+template)
+	// A copy of the files, not of each page by way of the log: four times as fast in memory.
+	s.exec(t, "create database "+db.Name+" template "+template+" strategy file_copy")
 	t.Cleanup(func() { s.exec(t, "drop database if exists "+db.Name+" with (force)") })
 	cfg, err := pgxpool.ParseConfig(db.URL)
 	require.NoError(t, err)

@@ -40,8 +40,8 @@ func TestTwoRunners_OneKilled_EachJobIsDoneOnce_AndTheLedgerSumsRight(t *testing
 	require.Equal(t, n, ask[int](t, db, `select count(*) from pgtick.enqueue_many('test.charge', array(
 		select jsonb_build_object('user_id', '00000000-0000-4000-8000-' || lpad((1 + i % $2::int)::text, 12, '0')) from generate_series(1, $1::int) as i))`, n, accounts))
 
-	first := work(t, db, "--lease=2s", "--name=first")
-	work(t, db, "--lease=2s", "--name=second")
+	first := workAs(t, released, db, "--lease=2s", "--name=first")
+	workAs(t, released, db, "--lease=2s", "--name=second")
 	becomes(t, db, true, `select count(*) > $1 from pgtick.history`, n/10)
 	first.signal(syscall.SIGKILL)
 	require.Less(t, ask[int](t, db, `select count(*) from pgtick.history`), n, "killed in the middle")

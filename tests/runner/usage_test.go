@@ -130,3 +130,13 @@ func TestWork_HealthAndMetrics(t *testing.T) {
 	_, body := get(t, url+"/metrics")
 	require.Contains(t, body, "pgtick_listener_hears 1")
 }
+
+func TestMigrate_BehindATransactionPooler_SaysSo_WithExitCode2(t *testing.T) {
+	t.Parallel()
+	db := pgtest.NewEmpty(t)
+	_, talk, code := call(t, []string{"DATABASE_URL=" + pgtest.StartPgBouncer(t, db, "transaction")}, "migrate")
+	require.Equal(t, 2, code)
+	require.Contains(t, talk, "is a pooler in transaction mode: use the database's own host and port")
+	require.Equal(t, 1, strings.Count(strings.TrimSpace(talk), "\n")+1, "one line: %s", talk)
+	require.False(t, ask[bool](t, db, `select exists (select from pg_namespace where nspname = 'pgtick')`), "nothing is half-installed")
+}
