@@ -80,7 +80,7 @@ declare
   v_now constant timestamptz := pgtick.now();
   v_queue text;
 begin
-  update pgtick.live_jobs as j set run_at = v_now
+  update pgtick.live_jobs as j set run_at = least(j.run_at, v_now)   -- one that is due already keeps its place
   where j.id = any (array(select l.id from pgtick.live_jobs as l where l.id = p_job_id and l.runner_id is null and l.run_at < 'infinity' for update skip locked))
   returning j.queue into v_queue;
   if not found then return false; end if;
@@ -90,6 +90,7 @@ end
 $$;
 comment on function pgtick.hasten(bigint) is 'Make a waiting job due now. False where there is none that waits for its time alone.';
 
+-- The clock is read after the lock: of two retries at once one waits, and what it makes due must not be back-dated by that.
 -- What was said of the job's earlier life, a late cancel request above all, is not meant for this one.
 create or replace function pgtick.revive(p_job_id bigint)
 returns boolean
@@ -97,11 +98,14 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 declare
-  v_now constant timestamptz := pgtick.now();
+  v_now timestamptz;
   v_queue text;
 begin
+  perform from pgtick.history as h where h.id = p_job_id and h.state <> 'done' for update;
+  if not found then return false; end if;
+  v_now := pgtick.now();
   with gone as (
-    delete from pgtick.history as h where h.id = p_job_id and h.state <> 'done' returning h.*
+    delete from pgtick.history as h where h.id = p_job_id returning h.*
   )
   insert into pgtick.live_jobs (id, task, queue, priority, run_at, attempt, uncounted, max_attempts, losses, deaths, timeout, args, owner_id,
     schedule_id, slot, created_at, earlier_attempts)
@@ -112,7 +116,6 @@ begin
       else pgtick.with_attempt(g.earlier_attempts, g.attempt, g.started_at, g.finished_at, g.runner_id, g.state, g.error) end
   from gone as g
   returning live_jobs.queue into v_queue;
-  if not found then return false; end if;
   delete from pgtick.job_notes as n where n.job_id = p_job_id;
   perform pgtick.wake(array[v_queue], v_now);
   return true;

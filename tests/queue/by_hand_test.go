@@ -139,6 +139,36 @@ func TestRetry_OfAWaitingJob_MakesItDueNow(t *testing.T) {
 	require.Equal(t, id, register(t, db, "r", "echo").claimOne(t, db.Pool).ID)
 }
 
+func TestRetry_OfAJobThatIsDueAlready_KeepsItsPlace(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	ids := enqueue(t, db, "echo", 2)
+	pgtest.Advance(t, db, time.Minute)
+	require.Equal(t, "ready", retry(t, db.Pool, ids[0]))
+	require.Equal(t, ids, idsOf(register(t, db, "r", "echo").claim(t, db.Pool, 2)))
+}
+
+// The second retry's clock starts after it has waited for the first, which then takes back what it did.
+func TestRetry_ThatWaited_IsNotBackDated(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := held(t, db)
+	r.finish(t, db.Pool, c.is("failed"))
+	one, two := session(t, db), session(t, db)
+	exec(t, one, "begin")
+	retry(t, one, c.ID)
+	second := inBackground(t, two, "select pgtick.retry($1)", c.ID)
+	awaitLock(t, db, two)
+	var rolledBack time.Time
+	require.NoError(t, one.QueryRow(t.Context(), "select clock_timestamp()").Scan(&rolledBack))
+	exec(t, one, "rollback")
+	require.NoError(t, <-second)
+	var runAt time.Time
+	require.NoError(t, db.Pool.QueryRow(t.Context(), "select run_at from pgtick.jobs where id = $1", c.ID).Scan(&runAt))
+	require.False(t, runAt.Before(rolledBack), "%s is before %s", runAt, rolledBack)
+}
+
 func TestRetry_OfAJobThatWasCancelledBeforeItsFirstAttempt(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
