@@ -108,7 +108,7 @@ func connector(database *pgx.ConnConfig) engine.Connector {
 }
 
 func taskPool(ctx context.Context, cfg config.Config) (*pgxpool.Pool, error) {
-	pooled, err := pgxpool.ParseConfig("")
+	pooled, err := pgxpool.ParseConfig(cfg.Database.ConnString()) // a pool's settings can be made in no other way
 	if err != nil {
 		return nil, err
 	}

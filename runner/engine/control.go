@@ -89,7 +89,8 @@ func (c *control) turn(ctx context.Context) error {
 	return nil
 }
 
-// call gives one statement of the control connection its time: a sixth of the lease. Longer waits would endanger the next heartbeat.
+// call gives one statement of the control connection its time: a sixth of the lease, so that no wait endangers the next heartbeat; but
+// at least a second, since with the shortest leases every hiccup would otherwise cost the connection.
 func (c *control) call(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), max(c.e.opt.Lease/6, time.Second))
 }
@@ -217,6 +218,7 @@ func (c *control) rescue(ctx context.Context) error {
 	defer end()
 	n, err := jobs.Rescue(ctx, c.conn)
 	if err != nil {
+		c.rescueAt = time.Now().Add(time.Second)
 		return err
 	}
 	c.rescueAt = time.Now().Add(c.e.opt.Lease / 3)
