@@ -2,8 +2,6 @@
 package demo_test
 
 import (
-	"bytes"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,9 +26,6 @@ func build(t *testing.T) string {
 	require.NoError(t, err, string(out))
 	return program
 }
-
-// said collects what a process says.
-type said struct{ bytes.Buffer }
 
 // start runs the program in a folder of its own, as a newcomer would, without any setting.
 func start(t *testing.T, program, folder string, args ...string) (*exec.Cmd, *os.File) {
@@ -73,7 +68,7 @@ func shape(text string) string {
 func TestDemo_ShowsATickBecomeADoneJob_AndTheFourCreditTasks(t *testing.T) {
 	t.Parallel()
 	program, folder := build(t), t.TempDir()
-	var out said
+	var out strings.Builder
 	demo, talk := start(t, program, folder, "dev", "--once")
 	demo.Stdout = &out
 	require.NoError(t, demo.Run(), "%s\n%s", out.String(), textOf(t, talk))
@@ -99,28 +94,45 @@ func TestDemo_ShowsATickBecomeADoneJob_AndTheFourCreditTasks(t *testing.T) {
 	require.Equal(t, shape(shown), shape(textOf(t, talk)+out.String()), "the README shows something else than the demo prints")
 }
 
-// TestDev_StaysUp_StopsOnCtrlC_AndFindsItsDataAgain also shows that Ctrl-C may come at any moment.
-func TestDev_StopsOnCtrlC_LeavesNothingRunning_AndStartsAgain(t *testing.T) {
+// ctrlC interrupts the process once it has said something, and returns its exit code.
+func ctrlC(t *testing.T, dev *exec.Cmd, talk *os.File, says string) int {
+	t.Helper()
+	require.NoError(t, dev.Start())
+	ended := make(chan struct{})
+	go func() { _ = dev.Wait(); close(ended) }()
+	t.Cleanup(func() { _ = dev.Process.Kill() })
+	require.Eventually(t, func() bool { return strings.Contains(textOf(t, talk), says) }, 4*time.Minute, 20*time.Millisecond, says)
+	select {
+	case <-ended:
+		require.Fail(t, "it did not stay up", textOf(t, talk))
+	default:
+	}
+	require.NoError(t, dev.Process.Signal(syscall.SIGINT))
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		require.Fail(t, "it does not stop", textOf(t, talk))
+	}
+	return dev.ProcessState.ExitCode()
+}
+
+// TestDev_StaysUpUntilCtrlC_AndFindsItsDataAgain also shows that Ctrl-C may come at any moment: what was half done is done anew.
+func TestDev_StaysUpUntilCtrlC_AndFindsItsDataAgain(t *testing.T) {
 	t.Parallel()
 	program, folder := build(t), t.TempDir()
-	for range 2 {
+	const filled = "10,000 accounts with"
+	for _, c := range []struct {
+		until string
+		code  int
+		fills bool
+	}{
+		{"schema up to date", 1, false}, // while it fills the ledger
+		{"It stays up until Ctrl-C", 0, true},
+		{"notifications arrive", 0, false}, // the ledger is there
+	} {
 		dev, talk := start(t, program, folder, "dev", "--workers=3")
-		require.NoError(t, dev.Start())
-		ended := make(chan error, 1)
-		go func() { ended <- dev.Wait() }()
-		require.Eventually(t, func() bool { return strings.Contains(textOf(t, talk), "schema up to date") }, 2*time.Minute, 20*time.Millisecond)
-		require.NoError(t, dev.Process.Signal(syscall.SIGINT))
-		select {
-		case err := <-ended:
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
-				require.Equal(t, 1, exit.ExitCode(), "interrupted while it filled the ledger: %s", textOf(t, talk))
-			} else {
-				require.NoError(t, err)
-			}
-		case <-time.After(time.Minute):
-			require.Fail(t, "it does not stop", textOf(t, talk))
-		}
+		require.Equal(t, c.code, ctrlC(t, dev, talk, c.until), textOf(t, talk))
+		require.Equal(t, c.fills, strings.Contains(textOf(t, talk), filled), textOf(t, talk))
 		nothingRuns(t, folder)
 	}
 }
