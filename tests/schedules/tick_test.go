@@ -107,7 +107,7 @@ func TestTick_WhileAnEarlierJobIsLive_FollowsOnOverlap(t *testing.T) {
 	require.Equal(t, "enqueued ready 1 0 1.000", one[string](t, db, "select concat_ws(' ', last_fate, last_state, recent_done, recent_failed, success_rate) from pgtick.schedules where name = 'skip'"))
 }
 
-func TestTick_AfterFortyDays_AccountsForEachMinuteQuickly(t *testing.T) {
+func TestTick_AfterFortyDays_AccountsForEachMinute_InFewRows(t *testing.T) {
 	t.Parallel()
 	const minutes = 40 * 24 * 60
 	for name, settings := range map[string]string{
@@ -127,11 +127,10 @@ func TestTick_AfterFortyDays_AccountsForEachMinuteQuickly(t *testing.T) {
 				exec(t, db, "select pgtick.pause_schedule('s')")
 			}
 			at(t, db, "2026-03-27T10:00:30Z")
-			start := time.Now()
 			tick(t, db)
-			require.Less(t, time.Since(start), 5*time.Second, "it takes 0.1 s on an idle machine")
 			require.Equal(t, slots, one[int](t, db, "select sum(slots)::int from pgtick.slots"))
 			require.LessOrEqual(t, one[int](t, db, "select count(*) from pgtick.slots where fate in ('missed', 'skipped_paused')"), 1000)
+			require.LessOrEqual(t, one[int](t, db, "select count(*) from pgtick.slots where fate <> 'enqueued'"), 1000+1500+1, "told singly, caught up, and one range")
 			requireNoGap(t, db, cron)
 			require.Zero(t, tick(t, db))
 		})
