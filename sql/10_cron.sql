@@ -12,6 +12,9 @@
 
 -- 1. Parsing ---------------------------------------------------------------------------------------------------------------------
 
+-- Texts are compared under collation "C", that is as ASCII: under that of a database the Kelvin sign may be a k and an em space a blank, and
+-- what is accepted would hang on the database.
+
 -- Every parse error leaves through here, so that each names the field, its place, the offending text and what is allowed.
 create or replace function pgtick.cron_error(p_code text, p_cron text, p_field integer, p_token text, p_why text, p_hint text)
 returns void
@@ -31,9 +34,9 @@ begin
       hint = p_hint;
   end if;
   -- the place: where the field starts, and within it the first list item with this text
-  v_before := (regexp_match(p_cron, format('^(\s*(?:\S+\s+){%s})', p_field - 1)))[1];
+  v_before := (regexp_match(p_cron collate "C", format('^(\s*(?:\S+\s+){%s})', p_field - 1)))[1];
   v_place := length(v_before)
-    + greatest(strpos(',' || (regexp_match(substr(p_cron, length(v_before) + 1), '^\S+'))[1] || ',', ',' || p_token || ','), 1);
+    + greatest(strpos(',' || (regexp_match(substr(p_cron, length(v_before) + 1) collate "C", '^\S+'))[1] || ',', ',' || p_token || ','), 1);
   raise exception using errcode = p_code,
     message = format('cron "%s": %s field "%s" (field %s, character %s): %s', left(p_cron, 200), v_names[p_field], p_token, p_field, v_place, p_why),
     detail = initcap(left(v_allowed[p_field], 1)) || substr(v_allowed[p_field], 2) || '.',
@@ -70,7 +73,7 @@ begin
            else format('Use a number from %s to %s.', v_low, v_high) end);
   end if;
   if length(p_text) = 3 and v_names <> '' then
-    v_at := strpos(v_names, lower(p_text));
+    v_at := strpos(v_names, lower(p_text collate "C"));
     if v_at % 3 = 1 then return v_at / 3 + case p_field when 4 then 1 else 0 end; end if;
   end if;
   -- not a value: say what it probably was meant to be
@@ -205,9 +208,9 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
-  v_text text := btrim(p_cron, E' \t\n\r\f\v');
-  v_lower text := lower(v_text);
-  v_words text[];
+  v_text text collate "C" := btrim(p_cron, E' \t\n\r\f\v');
+  v_lower text collate "C" := lower(v_text);
+  v_words text[] collate "C";
   v_match text[];
   v_seconds numeric;
   v_bits varbit;
@@ -264,6 +267,7 @@ begin
            when v_lower ~ '^p(t|[0-9])' then 'Write it as @every 1h30m.'
            when v_lower ~ '^[0-9]{1,2}:[0-9]{2}$' then format('Every day at that time is %s %s * * *.', split_part(v_lower, ':', 2)::integer, split_part(v_lower, ':', 1)::integer)
            when v_text ~ '(^|[,/-])\s+[,/-]|[,/-]\s|\s[,/-]' then 'Put no spaces inside a field.'
+           when v_text ~ '[\u00a0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u3000\ufeff]' then 'It has blanks that are not plain ones, perhaps from a copied text: type it anew.'
            when cardinality(v_words) = 6 and v_words[6] ~ '^[12][0-9]{3}' then 'There is no field for the year: leave it out, and set p_ends_at.'
            when cardinality(v_words) = 6 and v_words[1] ~ '^0+$' then format('The first field seems to be seconds: write %s.', replace(array_to_string(v_words[2:6], ' '), '?', '*'))
            when cardinality(v_words) = 6 then 'There is no field for seconds: leave it out, or write @every 30s.'
