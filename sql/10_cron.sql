@@ -208,8 +208,9 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
-  v_text text collate "C" := btrim(p_cron, E' \t\n\r\f\v');
-  v_lower text collate "C" := lower(v_text);
+  v_given constant text collate "C" := btrim(p_cron, E' \t\n\r\f\v');   -- errors name this: they show 200 characters, which may all be blank
+  v_lower constant text collate "C" := lower(v_given);
+  v_text text collate "C" := v_given;
   v_words text[] collate "C";
   v_match text[];
   v_seconds numeric;
@@ -218,16 +219,16 @@ declare
   v_most constant integer[] := '{31,29,31,30,31,30,31,31,30,31,30,31}';
 begin
   if coalesce(v_text, '') = '' then
-    perform pgtick.cron_error('TK010', p_cron, null, null, 'the expression is empty', 'Five fields: minute hour day-of-month month weekday, for example 0 9 * * MON-FRI.');
+    perform pgtick.cron_error('TK010', v_given, null, null, 'the expression is empty', 'Five fields: minute hour day-of-month month weekday, for example 0 9 * * MON-FRI.');
   elsif length(v_text) > 1000 then
-    perform pgtick.cron_error('TK010', p_cron, null, null, format('%s characters are too many (at most 1000)', length(v_text)), 'Split it into several schedules.');
+    perform pgtick.cron_error('TK010', v_given, null, null, format('%s characters are too many (at most 1000)', length(v_text)), 'Split it into several schedules.');
   end if;
 
   if left(v_text, 1) = '@' and v_lower !~ '^@every\M' then
     v_text := case v_lower when '@hourly' then '0 * * * *' when '@daily' then '0 0 * * *' when '@midnight' then '0 0 * * *'
       when '@weekly' then '0 0 * * 0' when '@monthly' then '0 0 1 * *' when '@yearly' then '0 0 1 1 *' when '@annually' then '0 0 1 1 *' end;
     if v_text is null then
-      perform pgtick.cron_error('TK010', p_cron, null, null,
+      perform pgtick.cron_error('TK010', v_given, null, null,
         case v_lower when '@reboot' then '@reboot names an event, not a time' else 'unknown name; known are @hourly @daily @midnight @weekly @monthly @yearly @annually and @every' end,
         case v_lower when '@reboot' then 'Enqueue the job where the application starts: pgtick.enqueue(...).'
           when '@minutely' then 'Write * * * * *.' when '@every_minute' then 'Write * * * * *.' when '@secondly' then 'Write @every 1s.'
@@ -241,10 +242,10 @@ begin
     end if;
     v_seconds := coalesce(v_match[1]::numeric, 0) * 86400 + coalesce(v_match[2]::numeric, 0) * 3600 + coalesce(v_match[3]::numeric, 0) * 60 + coalesce(v_match[4]::numeric, 0);
     if v_match = '{NULL,NULL,NULL,NULL}' then
-      perform pgtick.cron_error('TK015', p_cron, null, null, format('"%s" is not an interval', left(regexp_replace(v_text, '^@every\s*', '', 'i'), 40)),
+      perform pgtick.cron_error('TK015', v_given, null, null, format('"%s" is not an interval', left(regexp_replace(v_text, '^@every\s*', '', 'i'), 40)),
         'Write whole numbers with d, h, m, s, largest first: @every 90s, @every 1h30m; or 90 seconds.');
     elsif v_seconds not between 1 and 31622400 then
-      perform pgtick.cron_error('TK015', p_cron, null, null, format('an interval of %s seconds is out of range 1-31622400 (366 days)', v_seconds), 'Use five fields for anything rarer than once a year.');
+      perform pgtick.cron_error('TK015', v_given, null, null, format('an interval of %s seconds is out of range 1-31622400 (366 days)', v_seconds), 'Use five fields for anything rarer than once a year.');
     end if;
     v_cron.every_seconds := v_seconds;
     return v_cron;
@@ -252,7 +253,7 @@ begin
 
   v_words := regexp_split_to_array(v_text, '\s+');
   if cardinality(v_words) <> 5 then
-    perform pgtick.cron_error('TK010', p_cron, null, null,
+    perform pgtick.cron_error('TK010', v_given, null, null,
       case when v_lower ~ '^(cron_)?tz=' then 'a time zone does not belong into the expression'
            when v_lower ~ '^(cron|rate)\(' then 'this is AWS syntax'
            when v_lower ~ '^p(t|[0-9])' then 'this is an ISO 8601 duration'

@@ -26,7 +26,8 @@ func FuzzParse(f *testing.F) {
 		"*,1 1,* * * *", "*/1 */1 */1 */1 */1", "*/59 */23 */30 */11 */7", "0 0 31 4,6,9,11 *", "0 0 30,L 2 *", "0 0 31 2 1", "0 0 * 2 */2", "0000000000 * * * *", "000000001 * * * *",
 		"0 0 1-L * *", "0 0 L/2 * *", "0 0 * * L", "0 0 * * SUN-SUN", "0 0 * * 5-7", "0 0 * * SAT-7", "0 0 * * 6-SUN", "0 0 * JAN-13 *", "-1 * * * *", "1- * * * *", "1--2 * * * *", ", * * * *",
 		"*/ * * * *", "/ * * * *", "*/5/5 * * * *", "0:30 * * * *", "09:00", "$ $ $ $ $", "0 0 L,l,$ * *", "0 0 \\ * *", "%s %n %I * *", "@", "@@", "@reboot", "@Daily", "@daily ", " * * * * * ",
-		strings.Repeat("0,", 490) + "0 * * * *", strings.Repeat("0,", 500) + "0 * * * *", strings.Repeat(" ", 2000) + "0 * * * *", strings.Repeat("1-", 300) + " * * * *",
+		strings.Repeat("0,", 490) + "0 * * * *", strings.Repeat("0,", 500) + "0 * * * *", strings.Repeat(" ", 2000) + "0 * * * *", strings.Repeat(" ", 2000) + "0 * * *",
+		strings.Repeat("\t", 300) + "@never", strings.Repeat("\n", 300) + "@every 0s", strings.Repeat("x", 2000), strings.Repeat("1-", 300) + " * * * *",
 	} {
 		f.Add(text, []byte{byte(i), byte(37 * i), byte(i * i), 5, byte(11 * i), 0, byte(250 - i), 3, byte(7 * i), 1, 200, byte(i), 90, byte(13 * i), 0, 4, byte(i)})
 	}
