@@ -208,7 +208,7 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
-  v_given constant text collate "C" := btrim(p_cron, E' \t\n\r\f\v');   -- errors name this: they show 200 characters, which may all be blank
+  v_given constant text collate "C" := btrim(p_cron, E' \t\n\x0b\f\r');   -- errors name this: they show 200 characters, which may all be blank
   v_lower constant text collate "C" := lower(v_given);
   v_text text collate "C" := v_given;
   v_words text[] collate "C";

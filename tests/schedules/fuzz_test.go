@@ -21,7 +21,7 @@ import (
 // parser below must think the same; of the expression, so must they, and its next slots must be those found by walking the minutes.
 func FuzzParse(f *testing.F) {
 	for i, text := range []string{"*/15 0-23/2 1,L 1-12 MON-FRI", "@every 1h30m", "90 seconds", "@daily", "0 0 30 2 *", "60 * * * *", "5/15 * * * *", "0 9 ? * MON#2", "FRI-MON", "* * * *",
-		"\t5-59/10 9 $ jan,Feb 7\n", "1–5 * * * *", "x\x00", "\xff * * * *", "0 9 * * FR\u0130", "@wee\u212aly", "0\u20039 * * *", "0\u00a00 9 * * *", "5 m\u0130nutes", "\u0665 * * * *", "@every \u0665s",
+		"\t5-59/10 9 $ jan,Feb 7\n", "v", "0 * * * *v", "v@daily", "\v0 * * * *\v", "1–5 * * * *", "x\x00", "\xff * * * *", "0 9 * * FR\u0130", "@wee\u212aly", "0\u20039 * * *", "0\u00a00 9 * * *", "5 m\u0130nutes", "\u0665 * * * *", "@every \u0665s",
 		"@every", "@every5s", "@every-5s", "@EVERY 007s", "@every 1d1s", "@every 367d", "@every 1s2d", "1s", "999999999999999999 seconds", "9999999999999999999 seconds", "@every 999999999d", "0 0 29 2 0",
 		"*,1 1,* * * *", "*/1 */1 */1 */1 */1", "*/59 */23 */30 */11 */7", "0 0 31 4,6,9,11 *", "0 0 30,L 2 *", "0 0 31 2 1", "0 0 * 2 */2", "0000000000 * * * *", "000000001 * * * *",
 		"0 0 1-L * *", "0 0 L/2 * *", "0 0 * * L", "0 0 * * SUN-SUN", "0 0 * * 5-7", "0 0 * * SAT-7", "0 0 * * 6-SUN", "0 0 * JAN-13 *", "-1 * * * *", "1- * * * *", "1--2 * * * *", ", * * * *",
