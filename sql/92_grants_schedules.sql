@@ -36,3 +36,36 @@ select pgtick.grant_to('{service_role,pgtick_reader}', 'select', array['pgtick.s
 select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array['function pgtick.schedule_health()', 'function pgtick.utc(timestamptz)']);
 select pgtick.allow_rows(r.role, array['pgtick.schedule_defs', 'pgtick.schedule_changes', 'pgtick.slot_log'], 'true')
 from unnest('{pgtick_reader,service_role}'::text[]) as r(role);
+
+-- Words and warnings. Warnings about schedules read other tables, so they are for those who may read these.
+select pgtick.grant_to('{service_role,pgtick_reader,pgtick_runner,authenticated}', 'execute', array[
+  'function pgtick.describe(text)',
+  'function pgtick.describe_every(integer)',
+  'function pgtick.describe_span(bigint)',
+  'function pgtick.describe_times(integer[], integer[], boolean, boolean)',
+  'function pgtick.describe_minutes(integer[], text)',
+  'function pgtick.describe_hour_runs(integer[], integer[], integer, boolean)',
+  'function pgtick.describe_dates(integer[], boolean, integer[], text)',
+  'function pgtick.describe_names(integer[], text[], text)',
+  'function pgtick.english_list(text[])',
+  'function pgtick.number_items(integer[])',
+  'function pgtick.value_runs(integer[])',
+  'function pgtick.even_step(integer[])',
+  'function pgtick.cron_values(varbit, integer)',
+  'function pgtick.time_of_day(integer)',
+  'function pgtick.lint(text, text)',
+  'function pgtick.lint_steps(text, integer, text)',
+  'function pgtick.lint_fields(pgtick.cron, text, text[])',
+  'function pgtick.lint_day_fields(pgtick.cron, text[])',
+  'function pgtick.lint_late_days(pgtick.cron, text[])',
+  'function pgtick.lint_every(text, integer, text, timestamptz)',
+  'function pgtick.lint_shifts(pgtick.cron, text, text, text, timestamptz)',
+  'function pgtick.every_text(integer)',
+  'function pgtick.zone_shifts(text, timestamp, timestamp)']);
+select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array[
+  'function pgtick.lint_schedules(text)',
+  'function pgtick.schedule_warnings(pgtick.schedule_defs)',
+  'function pgtick.usual_duration(text)',
+  'function pgtick.duration_text(interval)',
+  'function pgtick.next_for(pgtick.schedule_defs, timestamptz)',
+  'function pgtick.refuse_schedule(text)']);
