@@ -520,7 +520,8 @@ begin
       least(p_to, v_slot + (p_limit - 1) * make_interval(secs => p_cron.every_seconds)), make_interval(secs => p_cron.every_seconds)) as s(slot);
     return;
   end if;
-  if bit_count(p_cron.minutes) * bit_count(p_cron.hours) >= 8 then   -- the day's times, in minutes
+  -- The day's times, in minutes. To make the list takes as long as some 200 single slots do.
+  if bit_count(p_cron.minutes) * bit_count(p_cron.hours) >= 8 and v_left > 200 and p_to - p_from > interval '3 hours' then
     select array_agg(h * 60 + m order by h, m) into v_times
     from generate_series(0, 23) as h, generate_series(0, 59) as m
     where get_bit(p_cron.hours, h) = 1 and get_bit(p_cron.minutes, m) = 1;
@@ -551,6 +552,141 @@ begin
 end
 $$;
 comment on function pgtick.slots_between(pgtick.cron, text, timestamptz, timestamptz, integer, text, text) is 'The slots after p_from up to and with p_to, in order, at most p_limit.';
+
+-- Counting and the newest ones, without listing what lies between: an outage of forty days of every minute has 57,600 slots.
+
+create or replace function pgtick.cron_month_days(p_cron pgtick.cron, p_year integer, p_month integer)
+returns bit(31)
+language plpgsql immutable strict parallel safe
+set search_path = ''
+as $$
+declare
+  v_length constant integer := case when p_month <> 2 then 30 + (p_month + p_month / 8) % 2
+    when p_year % 4 = 0 and (p_year % 100 <> 0 or p_year % 400 = 0) then 29 else 28 end;
+  v_days bit(31) := p_cron.days;
+  v_week bit(31);
+begin
+  if get_bit(p_cron.months, p_month - 1) = 0 then return repeat('0', 31)::bit(31); end if;
+  if p_cron.last_day then v_days := set_bit(v_days, v_length - 1, 1); end if;
+  v_week := substring(p_cron.weekdays from (make_date(p_year, p_month, 1) - '1600-01-02'::date) % 7 + 1 for 31);   -- a Sunday
+  v_days := case when p_cron.either_day then v_days | v_week else v_days & v_week end;
+  return v_days & (repeat('1', v_length) || repeat('0', 31 - v_length))::bit(31);
+end
+$$;
+comment on function pgtick.cron_month_days(pgtick.cron, integer, integer) is 'The days of one month on which the expression fires, bit 1 for the 1st. For five fields, not @every.';
+
+create or replace function pgtick.cron_count_walls(p_cron pgtick.cron, p_after timestamp, p_until timestamp)
+returns bigint
+language plpgsql immutable strict parallel safe
+set search_path = ''
+as $$
+declare
+  v_first constant date := p_after::date;
+  v_last constant date := p_until::date;
+  v_month date := date_trunc('month', p_after);
+  v_days bit(31);
+  v_count bigint := 0;
+  v_before bigint := 0;   -- times of the first day up to p_after
+  v_beyond bigint := 0;   -- times of the last day after p_until
+begin
+  if p_until <= p_after then return 0; end if;
+  while v_month <= v_last loop
+    v_days := pgtick.cron_month_days(p_cron, date_part('year', v_month)::integer, date_part('month', v_month)::integer);
+    if v_first > v_month then v_days := v_days & (~ (B'1111111111111111111111111111111' << (31 - (v_first - v_month)))); end if;
+    if v_last - v_month < 30 then v_days := v_days & (B'1111111111111111111111111111111' << (30 - (v_last - v_month))); end if;
+    v_count := v_count + bit_count(v_days);
+    if v_month = date_trunc('month', p_after) and get_bit(v_days, v_first - v_month) = 1 then
+      v_before := bit_count(p_cron.minutes) * bit_count(p_cron.hours) - pgtick.cron_times_after(p_cron, p_after);
+    end if;
+    if v_last - v_month < 31 and v_month = date_trunc('month', p_until) and get_bit(v_days, v_last - v_month) = 1 then
+      v_beyond := pgtick.cron_times_after(p_cron, p_until);
+    end if;
+    v_month := v_month + interval '1 month';
+  end loop;
+  return v_count * bit_count(p_cron.minutes) * bit_count(p_cron.hours) - v_before - v_beyond;
+end
+$$;
+comment on function pgtick.cron_count_walls(pgtick.cron, timestamp, timestamp) is 'How many wall times after p_after, up to and with p_until, the expression matches: the calendar alone, no zone.';
+
+create or replace function pgtick.cron_times_after(p_cron pgtick.cron, p_wall timestamp)
+returns bigint
+language plpgsql immutable strict parallel safe
+set search_path = ''
+as $$
+declare
+  v_hour constant integer := date_part('hour', p_wall);
+  v_minute constant integer := date_part('minute', p_wall);
+begin
+  return get_bit(p_cron.hours, v_hour) * bit_count(substring(p_cron.minutes from v_minute + 2)) + bit_count(p_cron.minutes) * bit_count(substring(p_cron.hours from v_hour + 2));
+end
+$$;
+comment on function pgtick.cron_times_after(pgtick.cron, timestamp) is 'How many times of day the expression has after the one of p_wall.';
+
+-- Away from a zone's shifts slots are wall times, and those are counted. At a shift elapsed time goes on with the other offset at once;
+-- of fixed times the slots around it are listed, since what a gap or fold does to them reaches a day far.
+create or replace function pgtick.count_slots(p_cron pgtick.cron, p_time_zone text, p_from timestamptz, p_to timestamptz, p_on_gap text default 'run', p_on_fold text default 'first')
+returns bigint
+language plpgsql stable strict parallel safe
+set search_path = ''
+as $$
+declare
+  v_near constant interval := case when p_cron.elapsed then interval '0' else interval '26 hours' end;
+  v_to constant timestamp := p_to at time zone 'UTC';
+  v_done timestamp := p_from at time zone 'UTC';           -- counted up to here
+  v_done_wall timestamp := p_from at time zone p_time_zone;
+  v_at timestamp := v_done - v_near;                       -- looked for shifts up to here
+  v_end timestamp;
+  v_shift timestamp;
+  v_count bigint := 0;
+begin
+  if p_from >= p_to then return 0; end if;
+  if p_cron.every_seconds is not null then
+    return floor(extract(epoch from p_to) / p_cron.every_seconds) - floor(extract(epoch from p_from) / p_cron.every_seconds);
+  elsif p_time_zone = 'UTC' then
+    return pgtick.cron_count_walls(p_cron, v_done, v_to);
+  end if;
+  while v_at < v_to + v_near loop
+    v_end := least(v_at + interval '6 days', v_to + v_near + interval '1 second');
+    v_shift := pgtick.zone_shift(p_time_zone, v_at, v_end);
+    v_at := coalesce(v_shift, v_end);
+    continue when v_shift is null or v_shift + v_near <= v_done or v_shift - v_near > v_to;
+    v_end := case when p_cron.elapsed then v_shift - interval '1 microsecond' else greatest(v_shift - v_near, v_done) end;
+    v_count := v_count + pgtick.cron_count_walls(p_cron, v_done_wall, v_end at time zone 'UTC' at time zone p_time_zone);
+    if p_cron.elapsed then
+      v_done := v_end;
+      v_done_wall := (v_shift at time zone 'UTC' at time zone p_time_zone) - interval '1 microsecond';   -- by the new offset
+    else
+      v_done := least(v_shift + v_near, v_to);
+      v_done_wall := v_done at time zone 'UTC' at time zone p_time_zone;
+      v_count := v_count + (select count(*) from pgtick.slots_between(p_cron, p_time_zone, v_end at time zone 'UTC', v_done at time zone 'UTC', null, p_on_gap, p_on_fold));
+    end if;
+  end loop;
+  return v_count + pgtick.cron_count_walls(p_cron, v_done_wall, v_to at time zone 'UTC' at time zone p_time_zone);
+end
+$$;
+comment on function pgtick.count_slots(pgtick.cron, text, timestamptz, timestamptz, text, text) is 'How many slots there are after p_from, up to and with p_to; by counting, so that years of every minute take a moment.';
+
+create or replace function pgtick.last_slots(p_cron pgtick.cron, p_time_zone text, p_from timestamptz, p_to timestamptz, p_n integer, p_on_gap text default 'run', p_on_fold text default 'first')
+returns timestamptz[]
+language plpgsql stable strict parallel safe
+set search_path = ''
+as $$
+declare
+  v_look interval := interval '10 minutes';   -- how far back; seconds and days alone, so that the session's zone has no say
+  v_from timestamptz;
+  v_slots timestamptz[];
+begin
+  if p_from >= p_to or p_n < 1 then return '{}'; end if;
+  loop
+    v_from := greatest(p_from, p_to - v_look);
+    v_slots := array(select s.slot from pgtick.slots_between(p_cron, p_time_zone, v_from, p_to, null, p_on_gap, p_on_fold) as s(slot));
+    exit when cardinality(v_slots) >= p_n or v_from = p_from;
+    v_look := v_look * 12;
+  end loop;
+  return v_slots[greatest(cardinality(v_slots) - p_n, 0) + 1:];
+end
+$$;
+comment on function pgtick.last_slots(pgtick.cron, text, timestamptz, timestamptz, integer, text, text) is 'The newest p_n slots after p_from, up to and with p_to, in order.';
 
 -- 3. Zones -----------------------------------------------------------------------------------------------------------------------
 

@@ -47,234 +47,336 @@ comment on function pgtick.mark_clock(timestamptz) is 'Note in pgtick.clocks tha
 -- What another try may cure is no fault of the schedule at hand: lost races, a full disk or memory, a shutdown, a lock timeout.
 create or replace function pgtick.is_passing(p_sqlstate text)
 returns boolean
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path = ''
-as $$ select left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate = '55P03' $$;
+as $$
+begin
+  return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate = '55P03';
+end
+$$;
 comment on function pgtick.is_passing(text) is 'Whether an error has a cause that passes: transaction rolled back, resources, operator, system or lock timeout.';
 
-create or replace function pgtick.why_paused(p_schedule pgtick.schedule_defs)
-returns text
-language sql stable parallel safe
+create or replace function pgtick.server_started_at()
+returns timestamptz
+language plpgsql stable parallel safe
 set search_path = ''
 as $$
-  select 'paused since ' || pgtick.utc(p_schedule.paused_at) || coalesce(' until ' || pgtick.utc(p_schedule.paused_until), '')
+begin
+  return pg_catalog.pg_postmaster_start_time();
+end
 $$;
-comment on function pgtick.why_paused(pgtick.schedule_defs) is 'The reason of a slot that lay in a pause.';
+comment on function pgtick.server_started_at() is 'When the server was started. Tests replace this function.';
 
-create or replace function pgtick.why_missed(p_schedule pgtick.schedule_defs, p_now timestamptz, p_quiet_since timestamptz)
-returns text
-language sql stable parallel safe
-set search_path = ''
-as $$
-  select case
-      when p_schedule.broken_at is not null then format('the schedule was broken from %s on: %s', pgtick.utc(p_schedule.broken_at), p_schedule.broken_why)
-      when p_quiet_since is null then 'no clock had ticked yet'
-      when p_quiet_since < p_now - interval '2 minutes' then format('no clock ticked from %s to %s', pgtick.utc(p_quiet_since), pgtick.utc(p_now))
-      else format('no tick had reached it by %s', pgtick.utc(p_now)) end
-    || '; on_missed ' || p_schedule.on_missed
-    || case when p_schedule.on_missed = 'all'
-      then format(', catch_up_limit %s', p_schedule.catch_up_limit) || coalesce(', catch_up_window ' || p_schedule.catch_up_window, '') else '' end
-$$;
-comment on function pgtick.why_missed(pgtick.schedule_defs, timestamptz, timestamptz) is 'The reason of a slot that was not taken in time: the cause as far as it is known, and the policy. p_quiet_since: when a clock last ticked before p_now.';
-
--- An interval's slots are counted, not listed: a year of seconds has 31 million. Those of five fields are listed (0.3 to 1.6 µs each).
-create or replace function pgtick.newest_slots(p_schedule pgtick.schedule_defs, p_from timestamptz, p_to timestamptz, p_keep integer,
-  out total integer, out first_slot timestamptz, out last_dropped timestamptz, out newest timestamptz[])
+-- An outage is a time of more than 2 minutes in which no clock ticked. The tick that ends one writes it down, so that those after it, which
+-- account for the rest of the schedules, know the cause as well.
+create or replace function pgtick.latest_outage(p_now timestamptz)
+returns pgtick.outages
 language plpgsql stable parallel safe
 set search_path = ''
 as $$
 declare
-  v_seconds constant integer := (p_schedule.parsed).every_seconds;
-  v_dropped integer;
+  v_outage pgtick.outages;
 begin
-  total := 0;
-  newest := '{}';
-  if not (p_from < p_to) then return; end if;
-  if v_seconds is not null then
-    first_slot := pgtick.next_slot(p_schedule.parsed, p_schedule.time_zone, p_from);
-    if first_slot > p_to then return; end if;
-    total := floor(extract(epoch from p_to - first_slot) / v_seconds) + 1;
-    v_dropped := greatest(total - p_keep, 0);
-    last_dropped := first_slot + make_interval(secs => (v_dropped - 1)::double precision * v_seconds);
-    newest := array(select s.slot from generate_series(last_dropped + make_interval(secs => v_seconds), p_to, make_interval(secs => v_seconds)) as s(slot));
-    return;
+  v_outage.began_at := coalesce((select max(c.ticked_at) from pgtick.clocks as c), '-infinity');
+  if v_outage.began_at < p_now - interval '2 minutes' then
+    v_outage.ended_at := p_now;
+    v_outage.server_started_at := (select u.up_at from (select pgtick.server_started_at()) as u(up_at) where u.up_at > v_outage.began_at and u.up_at <= p_now);
+  else
+    select o.* into v_outage from pgtick.outages as o order by o.ended_at desc limit 1;
   end if;
-  newest := array(select s.slot from pgtick.slots_between(p_schedule.parsed, p_schedule.time_zone, p_from, p_to, null, p_schedule.on_gap, p_schedule.on_fold) as s(slot));
-  total := cardinality(newest);
-  first_slot := newest[1];
-  v_dropped := greatest(total - p_keep, 0);
-  last_dropped := newest[v_dropped];
-  newest := newest[v_dropped + 1:];
+  return v_outage;
 end
 $$;
-comment on function pgtick.newest_slots(pgtick.schedule_defs, timestamptz, timestamptz, integer) is
-  'The slots of a schedule after p_from up to and with p_to: how many, the first, the newest p_keep in order, and the last one before those.';
+comment on function pgtick.latest_outage(timestamptz) is 'The outage that a tick at p_now would end, or else the latest one noted; began_at -infinity: no clock had ever ticked.';
+
+create or replace function pgtick.note_outage(p_outage pgtick.outages)
+returns void
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+begin
+  if isfinite(p_outage.began_at) and pg_try_advisory_xact_lock(hashtextextended('pgtick.outages', 0)) then
+    insert into pgtick.outages values (p_outage.*) on conflict (began_at) do update set ended_at = greatest(outages.ended_at, excluded.ended_at);
+  end if;
+end
+$$;
+comment on function pgtick.note_outage(pgtick.outages) is 'Write an outage down; never waits: of several sessions that end it at once, one does.';
+
+create or replace function pgtick.why_paused(p_schedule pgtick.schedule_defs)
+returns text
+language plpgsql stable parallel safe
+set search_path = ''
+as $$
+begin
+  return 'paused since ' || pgtick.utc(p_schedule.paused_at) || coalesce(' until ' || pgtick.utc(p_schedule.paused_until), '');
+end
+$$;
+comment on function pgtick.why_paused(pgtick.schedule_defs) is 'The reason of a slot that lay in a pause.';
+
+create or replace function pgtick.cause_missed(p_schedule pgtick.schedule_defs, p_slot timestamptz, p_outage pgtick.outages)
+returns text
+language plpgsql stable parallel safe
+set search_path = ''
+as $$
+begin
+  return case
+    when p_schedule.broken_at is not null then 'broken'
+    when p_slot > p_outage.began_at and p_slot < p_outage.server_started_at then 'server_down'
+    when p_slot > p_outage.began_at and p_slot <= p_outage.ended_at then 'no_clock'
+    else 'late' end;
+end
+$$;
+comment on function pgtick.cause_missed(pgtick.schedule_defs, timestamptz, pgtick.outages) is
+  'Why a slot was not taken in time, as far as it is known: broken; server_down (before the server''s start, and nothing had ticked since before the slot); no_clock; late (clocks ticked, but none reached it).';
+
+create or replace function pgtick.why_missed(p_schedule pgtick.schedule_defs, p_slot timestamptz, p_now timestamptz, p_outage pgtick.outages)
+returns text
+language plpgsql stable parallel safe
+set search_path = ''
+as $$
+begin
+  return case
+      when p_schedule.broken_at is not null then format('the schedule was broken from %s on: %s', pgtick.utc(p_schedule.broken_at), p_schedule.broken_why)
+      when p_slot > p_outage.began_at and p_slot <= p_outage.ended_at then
+        case when isfinite(p_outage.began_at) then format('no clock ticked from %s to %s', pgtick.utc(p_outage.began_at), pgtick.utc(p_outage.ended_at)) else 'no clock had ticked yet' end
+        || coalesce('; the server was started at ' || pgtick.utc(p_outage.server_started_at), '')
+      else format('no tick had reached it by %s', pgtick.utc(p_now)) end
+    || '; on_missed ' || p_schedule.on_missed
+    || case when p_schedule.on_missed = 'all'
+      then format(', catch_up_limit %s', p_schedule.catch_up_limit) || coalesce(', catch_up_window ' || p_schedule.catch_up_window, '') else '' end;
+end
+$$;
+comment on function pgtick.why_missed(pgtick.schedule_defs, timestamptz, timestamptz, pgtick.outages) is 'The reason of a slot that was not taken in time: the cause as far as it is known, and the policy.';
+
+-- Up to 1,000 slots are told singly, more of them as one range that is counted and not listed: so forty days of every minute, or a year of
+-- every second, are one row.
+create or replace function pgtick.passed_slots(p_schedule pgtick.schedule_defs, p_from timestamptz, p_to timestamptz,
+  out singles timestamptz[], out first_slot timestamptz, out last_slot timestamptz, out slots integer)
+language plpgsql stable parallel safe
+set search_path = ''
+as $$
+begin
+  slots := pgtick.count_slots(p_schedule.parsed, p_schedule.time_zone, p_from, p_to, p_schedule.on_gap, p_schedule.on_fold);
+  singles := '{}';
+  if slots > 1000 then
+    first_slot := pgtick.next_slot(p_schedule.parsed, p_schedule.time_zone, p_from, p_schedule.on_gap, p_schedule.on_fold);
+    last_slot := (pgtick.last_slots(p_schedule.parsed, p_schedule.time_zone, p_from, p_to, 1, p_schedule.on_gap, p_schedule.on_fold))[1];
+  elsif slots > 0 then
+    singles := array(select s.slot from pgtick.slots_between(p_schedule.parsed, p_schedule.time_zone, p_from, p_to, null, p_schedule.on_gap, p_schedule.on_fold) as s(slot));
+  end if;
+end
+$$;
+comment on function pgtick.passed_slots(pgtick.schedule_defs, timestamptz, timestamptz) is
+  'The slots of a schedule after p_from, up to and with p_to, that make no job: up to 1,000 singly, otherwise the first, the last and how many.';
+
+create or replace function pgtick.log_range(p_schedule_id bigint, p_first timestamptz, p_last timestamptz, p_slots integer, p_fate text, p_version integer, p_reason text,
+  p_cause text, p_now timestamptz, p_clock text)
+returns integer
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+begin
+  insert into pgtick.slot_log (schedule_id, slot, last_slot, slots, fate, version, reason, cause, recorded_at, clock)
+  values (p_schedule_id, p_first, p_last, p_slots, p_fate, p_version, p_reason, p_cause, p_now, p_clock)
+  on conflict do nothing;
+  return case when found then 1 else 0 end;
+end
+$$;
+comment on function pgtick.log_range(bigint, timestamptz, timestamptz, integer, text, integer, text, text, timestamptz, text) is 'Write the one row of a range of slots. Returns how many rows.';
+
+-- What on_overlap says of the slots that want a job, and the rows for all. Under skip the first of them has the job, if no earlier one
+-- lives; under cancel the last one, and what lives is cancelled; under wait each has one, and all but the first wait their turn.
+-- A job that waits is freed by what ends the one before it (unblock_overlap). So that neither misses the other, that one is locked FOR KEY
+-- SHARE until this transaction ends. Where it is locked already it may end unseen: then rescue() frees the waiting one.
+create or replace function pgtick.settle_slots(p_schedule pgtick.schedule_defs, p_slots timestamptz[], p_fates text[], p_causes text[], p_reasons text[], p_versions integer[],
+  p_now timestamptz, p_clock text, out jobs integer, out slots integer, out run_at timestamptz)
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_wants constant boolean := p_fates && '{enqueued,caught_up}';
+  v_overlap constant text := p_schedule.on_overlap;
+  v_live_id bigint;
+  v_live_slot timestamptz;
+  v_newest timestamptz;
+begin
+  if v_wants and v_overlap in ('wait', 'cancel') then
+    perform from pgtick.live_jobs as j where j.schedule_id = p_schedule.id order by j.slot limit 1 for key share skip locked;
+  end if;
+  if v_wants and v_overlap <> 'allow' then   -- a new statement: what ended just before the lock is not seen any more
+    select j.id, j.slot into v_live_id, v_live_slot from pgtick.live_jobs as j where j.schedule_id = p_schedule.id order by j.slot limit 1;
+  end if;
+  with fresh as (
+    select l.*, l.fate in ('enqueued', 'caught_up') as wants_job,
+      min(l.slot) over wanting as first_slot, max(l.slot) over wanting as newest_slot
+    from unnest(p_slots, p_fates, p_causes, p_reasons, p_versions) as l(slot, fate, cause, reason, version)
+    where not exists (select from pgtick.slot_log as g where g.schedule_id = p_schedule.id and g.slot = l.slot)
+    window wanting as (partition by l.fate in ('enqueued', 'caught_up'))
+  ), decided as (
+    select f.*,
+      f.wants_job and (v_overlap = 'skip' and (v_live_id is not null or f.slot <> f.first_slot) or v_overlap = 'cancel' and f.slot <> f.newest_slot) as clashes,
+      f.wants_job and (v_overlap = 'wait' and (v_live_id is not null or f.slot <> f.first_slot) or v_overlap = 'cancel' and v_live_id is not null) as waits
+    from fresh as f
+  ), logged as (
+    insert into pgtick.slot_log (schedule_id, slot, fate, version, cause, reason, job_id, recorded_at, clock)
+    select p_schedule.id, d.slot, case when d.clashes then 'skipped_overlap' else d.fate end, d.version,
+      case when d.clashes then 'overlap' else d.cause end,
+      case
+        when d.clashes and v_overlap = 'cancel' then format('slot %s, accounted for at the same moment, replaces it', pgtick.utc(d.newest_slot))
+        when d.clashes and v_live_id is not null then format('job %s of slot %s was still live', v_live_id, pgtick.utc(v_live_slot))
+        when d.clashes then format('slot %s, accounted for at the same moment, has the job', pgtick.utc(d.first_slot))
+        when d.waits and v_live_id is null then concat_ws('; ', d.reason, 'it waits for the slot before it')
+        when d.waits then concat_ws('; ', d.reason, format(case v_overlap when 'wait' then 'it waits for job %s of slot %s' else 'job %s of slot %s is cancelled for it' end, v_live_id, pgtick.utc(v_live_slot)))
+        else d.reason end,
+      case when d.wants_job and not d.clashes then nextval('pgtick.live_jobs_id_seq') end, p_now, p_clock
+    from decided as d
+    order by d.slot
+    on conflict do nothing
+    returning slot, job_id
+  ), made as (
+    insert into pgtick.live_jobs (id, task, queue, priority, run_at, blocked_by, max_attempts, timeout, args, owner_id, schedule_id, slot, created_at)
+    overriding system value
+    select l.job_id, p_schedule.task, p_schedule.queue, p_schedule.priority,
+      case when d.waits then 'infinity' else greatest(pgtick.slot_run_at(p_schedule.id, l.slot, p_schedule.jitter), p_now) end,
+      case when d.waits then 'overlap' end,
+      p_schedule.max_attempts, p_schedule.timeout, p_schedule.args, p_schedule.owner_id, p_schedule.id, l.slot, p_now
+    from logged as l
+    join decided as d using (slot)
+    where l.job_id is not null
+    returning live_jobs.run_at, live_jobs.slot
+  )
+  select (select count(*) from made), (select count(*) from logged), (select min(m.run_at) from made as m), (select max(m.slot) from made as m)
+  into settle_slots.jobs, settle_slots.slots, settle_slots.run_at, v_newest;
+  if v_overlap = 'cancel' and v_newest is not null and v_live_id is not null then
+    perform pgtick.stop_job(j.id, format('replaced by slot %s of its schedule (on_overlap cancel)', pgtick.utc(v_newest)), 'schedule ' || p_schedule.name, p_now)
+    from pgtick.live_jobs as j
+    where j.schedule_id = p_schedule.id and j.slot < v_newest;
+  end if;
+end
+$$;
+comment on function pgtick.settle_slots(pgtick.schedule_defs, timestamptz[], text[], text[], text[], integer[], timestamptz, text) is
+  'Write what became of these slots (in order) of a locked schedule, as on_overlap lets them, and make their jobs. Returns how many jobs and rows, and the earliest run_at; the caller wakes the queue.';
+
+-- Where the zone's rules have changed since next_at was worked out, go back to where the slots are known to be accounted for. No change of
+-- rules moves a slot by two days, and no version reaches back before its start.
+create or replace function pgtick.move_with_zone(p_schedule pgtick.schedule_defs, out p_from timestamptz, out p_version integer)
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+begin
+  p_from := greatest(p_schedule.next_at - interval '48 hours',
+    (select max(coalesce(l.last_slot, l.slot)) from pgtick.slot_log as l where l.schedule_id = p_schedule.id and l.fate <> 'run_now'),
+    (select c.changed_at from pgtick.schedule_changes as c where c.schedule_id = p_schedule.id and c.version = p_schedule.version),
+    p_schedule.starts_at - interval '1 microsecond');
+  update pgtick.schedule_defs as s set version = s.version + 1 where s.id = p_schedule.id returning s.version into p_version;
+  perform pgtick.record_version(p_schedule.id, 'moved', p_from,
+    format('the rules of %s have changed: %s is no slot any more', p_schedule.time_zone, pgtick.utc(p_schedule.next_at)), 'pgtick.tick');
+end
+$$;
+comment on function pgtick.move_with_zone(pgtick.schedule_defs) is 'Begin a new version of a locked schedule whose next_at is no slot any more. Returns the moment from which on its slots are to be accounted for, and the version.';
 
 -- Fates. Within 2 minutes of its time a slot is on time: pg_cron ticks once a minute, and may be late. After that it is missed, and
--- on_missed decides. A slot in a pause is skipped, whenever a clock comes by. Only 1,000 slots of one outage are told singly, the newest;
--- the older ones become one row, so that forty days of every minute are 1,001 rows and not 57,600.
-create or replace function pgtick.account(p_schedule_id bigint, p_now timestamptz, p_quiet_since timestamptz,
+-- on_missed decides. A slot in a pause is skipped, whenever a clock comes by.
+create or replace function pgtick.account(p_schedule_id bigint, p_now timestamptz, p_outage pgtick.outages, p_clock text,
   out jobs integer, out slots integer, out run_at timestamptz)
 language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 declare
-  v_singly constant integer := 1000;
-  v_grace_from constant timestamptz := p_now - interval '2 minutes';
   v_instant constant interval := interval '1 microsecond';
-  v_clock constant text := pgtick.clock_name();
+  v_grace_from constant timestamptz := p_now - interval '2 minutes';
   v_schedule pgtick.schedule_defs;
   v_pause_end timestamptz := '-infinity';   -- slots before it lie in the pause
-  v_pause_over boolean;
-  v_version integer;                        -- of slots before the pause's end
+  v_paused_version integer;                  -- of those
+  v_why_paused text;
   v_from timestamptz;
   v_to timestamptz;
   v_paused record;
   v_missed record;
-  v_missed_slots timestamptz[] := '{}';
-  v_caught_slots timestamptz[] := '{}';
+  v_caught timestamptz[] := '{}';
   v_on_time timestamptz[] := '{}';
-  v_kept integer;
-  v_dropped integer;
-  v_why_paused text;
-  v_why_missed text;
-  v_live record;
+  v_settled record;
 begin
   jobs := 0;
   slots := 0;
   select s.* into v_schedule from pgtick.schedule_defs as s where s.id = p_schedule_id;   -- the caller has locked it
-  v_pause_over := coalesce(v_schedule.paused_until <= p_now, false);
-  if v_schedule.paused_at is not null then
-    v_pause_end := case when v_pause_over then v_schedule.paused_until else 'infinity' end;
-    v_why_paused := pgtick.why_paused(v_schedule);
-  end if;
   v_from := v_schedule.next_at - v_instant;
   v_to := least(p_now, v_schedule.ends_at - v_instant);
-
   if v_schedule.next_at <= p_now and pgtick.has_moved(v_schedule) then
-    -- The zone's rules have changed since next_at was worked out. Go back to where the slots are known to be accounted for; no change of
-    -- rules moves a slot by two days, and no version reaches back before its start.
-    v_from := greatest(v_schedule.next_at - interval '48 hours',
-      (select max(coalesce(l.last_slot, l.slot)) from pgtick.slot_log as l where l.schedule_id = p_schedule_id and l.fate <> 'run_now'),
-      (select c.changed_at from pgtick.schedule_changes as c where c.schedule_id = p_schedule_id and c.version = v_schedule.version),
-      v_schedule.starts_at - v_instant);
-    update pgtick.schedule_defs as s set version = s.version + 1 where s.id = p_schedule_id returning s.version into v_schedule.version;
-    perform pgtick.record_version(p_schedule_id, 'moved', v_from,
-      format('the rules of %s have changed: %s is no slot any more', v_schedule.time_zone, pgtick.utc(v_schedule.next_at)), 'pgtick.tick');
+    select m.p_from, m.p_version into v_from, v_schedule.version from pgtick.move_with_zone(v_schedule) as m;
   end if;
-
-  v_version := v_schedule.version;
-  if v_pause_over then
+  v_paused_version := v_schedule.version;
+  if v_schedule.paused_at is not null then
+    v_why_paused := pgtick.why_paused(v_schedule);
+    v_pause_end := case when v_schedule.paused_until <= p_now then v_schedule.paused_until else 'infinity' end;
+  end if;
+  if isfinite(v_pause_end) then
     update pgtick.schedule_defs as s set version = s.version + 1, paused_at = null, paused_until = null
     where s.id = p_schedule_id returning s.version into v_schedule.version;
     perform pgtick.record_version(p_schedule_id, 'resumed', v_pause_end, 'the pause was to end here', 'pgtick.tick');
   end if;
   if v_schedule.next_at is null or v_schedule.next_at > p_now then return; end if;
 
-  -- In the pause.
-  v_paused := pgtick.newest_slots(v_schedule, v_from, least(v_to, v_pause_end - v_instant), v_singly);
-  if v_paused.total > v_singly then
-    insert into pgtick.slot_log (schedule_id, slot, last_slot, slots, fate, version, reason, recorded_at, clock)
-    values (p_schedule_id, v_paused.first_slot, v_paused.last_dropped, v_paused.total - v_singly, 'skipped_range', v_version, v_why_paused, p_now, v_clock)
-    on conflict do nothing;
-    slots := slots + 1;
+  v_paused := pgtick.passed_slots(v_schedule, v_from, least(v_to, v_pause_end - v_instant));
+  if v_paused.first_slot is not null then
+    slots := slots + pgtick.log_range(p_schedule_id, v_paused.first_slot, v_paused.last_slot, v_paused.slots, 'skipped_range', v_paused_version, v_why_paused, 'paused', p_now, p_clock);
   end if;
   v_from := greatest(v_from, v_pause_end - v_instant);
 
-  -- Missed. The newest ones are caught up, as many as on_missed says.
-  v_kept := v_singly + case v_schedule.on_missed when 'skip' then 0 when 'once' then 1 else v_schedule.catch_up_limit end;
-  v_missed := pgtick.newest_slots(v_schedule, v_from, least(v_to, v_grace_from - v_instant), v_kept);
-  if v_missed.total > 0 then
-    v_missed_slots := v_missed.newest;
-    v_caught_slots := v_missed_slots[greatest(cardinality(v_missed_slots) - (v_kept - v_singly), 0) + 1:];
-    if v_schedule.on_missed = 'all' and v_schedule.catch_up_window is not null then
-      v_caught_slots := array(select c.slot from unnest(v_caught_slots) as c(slot)
-        where c.slot >= p_now - make_interval(secs => extract(epoch from v_schedule.catch_up_window)::double precision) order by c.slot);
-    end if;
-    v_missed_slots := v_missed_slots[:cardinality(v_missed_slots) - cardinality(v_caught_slots)];
-    v_dropped := v_missed.total - cardinality(v_caught_slots) - v_singly;
-    v_why_missed := pgtick.why_missed(v_schedule, p_now, p_quiet_since);
-    if v_dropped > 0 then
-      v_dropped := v_dropped - (v_missed.total - cardinality(v_missed.newest));   -- of the range's slots, those that were listed
-      insert into pgtick.slot_log (schedule_id, slot, last_slot, slots, fate, version, reason, recorded_at, clock)
-      values (p_schedule_id, v_missed.first_slot, coalesce(v_missed_slots[v_dropped], v_missed.last_dropped),
-        v_missed.total - cardinality(v_caught_slots) - v_singly, 'missed_range', v_schedule.version, v_why_missed, p_now, v_clock)
-      on conflict do nothing;
-      v_missed_slots := v_missed_slots[v_dropped + 1:];
-      slots := slots + 1;
-    end if;
+  if v_schedule.on_missed <> 'skip' then
+    v_caught := pgtick.last_slots(v_schedule.parsed, v_schedule.time_zone,
+      case when v_schedule.on_missed = 'all' then greatest(v_from, p_now - make_interval(secs => extract(epoch from v_schedule.catch_up_window)::double precision) - v_instant) else v_from end,
+      least(v_to, v_grace_from - v_instant), case v_schedule.on_missed when 'once' then 1 else v_schedule.catch_up_limit end, v_schedule.on_gap, v_schedule.on_fold);
+  end if;
+  v_missed := pgtick.passed_slots(v_schedule, v_from, least(v_to, v_grace_from - v_instant, v_caught[1] - v_instant));
+  if v_missed.first_slot is not null then
+    slots := slots + pgtick.log_range(p_schedule_id, v_missed.first_slot, v_missed.last_slot, v_missed.slots, 'missed_range', v_schedule.version,
+      pgtick.why_missed(v_schedule, v_missed.last_slot, p_now, p_outage), pgtick.cause_missed(v_schedule, v_missed.last_slot, p_outage), p_now, p_clock);
   end if;
 
-  -- On time.
   v_from := greatest(v_from, v_grace_from - v_instant);
   if v_from < v_to then
     v_on_time := array(select s.slot from pgtick.slots_between(v_schedule.parsed, v_schedule.time_zone, v_from, v_to, null, v_schedule.on_gap, v_schedule.on_fold) as s(slot));
   end if;
 
-  if v_schedule.on_overlap = 'skip' then
-    select j.id, j.slot into v_live from pgtick.live_jobs as j where j.schedule_id = p_schedule_id order by j.slot limit 1;
-  else
-    select null::bigint as id, null::timestamptz as slot into v_live;
-  end if;
-  with listed as (
-    select u.slot, 'skipped_paused' as fate, v_why_paused as reason, false as wants_job from unnest(v_paused.newest) as u(slot)
-    union all
-    select u.slot, 'missed', v_why_missed, false from unnest(v_missed_slots) as u(slot)
-    union all
-    select u.slot, 'caught_up', v_why_missed, true from unnest(v_caught_slots) as u(slot)
-    union all
-    select u.slot, 'enqueued', null, true from unnest(v_on_time) as u(slot)
-  ), fresh as (
-    select l.*, first_value(l.slot) over (partition by l.wants_job order by l.slot) as first_slot
-    from listed as l
-    where not exists (select from pgtick.slot_log as g where g.schedule_id = p_schedule_id and g.slot = l.slot)
-  ), decided as (
-    select f.slot, f.wants_job and not x.clashes as has_job, case when x.clashes then 'skipped_overlap' else f.fate end as fate,
-      case when not x.clashes then f.reason
-        when v_live.id is not null then format('job %s of slot %s was still live', v_live.id, pgtick.utc(v_live.slot))
-        else format('slot %s, accounted for at the same moment, has the job', pgtick.utc(f.first_slot)) end as reason
-    from fresh as f
-    cross join lateral (select f.wants_job and v_schedule.on_overlap = 'skip' and (v_live.id is not null or f.slot <> f.first_slot)) as x(clashes)
-  ), logged as (
-    insert into pgtick.slot_log (schedule_id, slot, fate, version, reason, job_id, recorded_at, clock)
-    select p_schedule_id, d.slot, d.fate, case when d.slot < v_pause_end then v_version else v_schedule.version end, d.reason,
-      case when d.has_job then nextval('pgtick.live_jobs_id_seq') end, p_now, v_clock
-    from decided as d
-    order by d.slot
-    on conflict do nothing
-    returning slot, job_id
-  ), made as (
-    insert into pgtick.live_jobs (id, task, queue, priority, run_at, max_attempts, timeout, args, owner_id, schedule_id, slot, created_at)
-    overriding system value
-    select l.job_id, v_schedule.task, v_schedule.queue, v_schedule.priority, greatest(pgtick.slot_run_at(p_schedule_id, l.slot, v_schedule.jitter), p_now),
-      v_schedule.max_attempts, v_schedule.timeout, v_schedule.args, v_schedule.owner_id, p_schedule_id, l.slot, p_now
-    from logged as l
-    where l.job_id is not null
-    returning live_jobs.run_at
-  )
-  select (select count(*) from made), account.slots + (select count(*) from logged), (select min(m.run_at) from made as m)
-  into account.jobs, account.slots, account.run_at;
+  select s.jobs, account.slots + s.slots, s.run_at into account.jobs, account.slots, account.run_at
+  from (
+    select array_agg(x.slot order by x.slot) as slots, array_agg(x.fate order by x.slot) as fates, array_agg(x.version order by x.slot) as versions,
+      array_agg(case when x.fate = 'skipped_paused' then 'paused' when x.fate <> 'enqueued' then pgtick.cause_missed(v_schedule, x.slot, p_outage) end order by x.slot) as causes,
+      array_agg(case when x.fate = 'skipped_paused' then v_why_paused when x.fate <> 'enqueued' then pgtick.why_missed(v_schedule, x.slot, p_now, p_outage) end order by x.slot) as reasons
+    from (
+      select u.slot, 'skipped_paused', v_paused_version from unnest(v_paused.singles) as u(slot)
+      union all
+      select u.slot, 'missed', v_schedule.version from unnest(v_missed.singles) as u(slot)
+      union all
+      select u.slot, 'caught_up', v_schedule.version from unnest(v_caught) as u(slot)
+      union all
+      select u.slot, 'enqueued', v_schedule.version from unnest(v_on_time) as u(slot)
+    ) as x(slot, fate, version)) as a
+  cross join lateral pgtick.settle_slots(v_schedule, a.slots, a.fates, a.causes, a.reasons, a.versions, p_now, p_clock) as s;
 
   update pgtick.schedule_defs as s set next_at = pgtick.next_for(s, p_now), broken_at = null, broken_why = null, retry_at = null where s.id = p_schedule_id;
 end
 $$;
-comment on function pgtick.account(bigint, timestamptz, timestamptz) is
-  'Account for the slots of one schedule up to p_now; the caller has locked its row. p_quiet_since: when a clock last ticked before this. Returns how many jobs it made and slot rows it wrote, and the earliest run_at; the caller wakes the queue.';
+comment on function pgtick.account(bigint, timestamptz, pgtick.outages, text) is
+  'Account for the slots of one schedule up to p_now; the caller has locked its row. p_outage: as from latest_outage, p_clock: as from clock_name. Returns how many jobs it made and slot rows it wrote, and the earliest run_at; the caller wakes the queue.';
 
 create or replace function pgtick.has_moved(p_schedule pgtick.schedule_defs)
 returns boolean
-language sql stable parallel safe
+language plpgsql stable parallel safe
 set search_path = ''
 as $$
-  select p_schedule.time_zone <> 'UTC' and (p_schedule.parsed).every_seconds is null
+begin
+  return p_schedule.time_zone <> 'UTC' and (p_schedule.parsed).every_seconds is null
     and pgtick.next_slot(p_schedule.parsed, p_schedule.time_zone, p_schedule.next_at - interval '1 microsecond', p_schedule.on_gap, p_schedule.on_fold)
-      is distinct from p_schedule.next_at
+      is distinct from p_schedule.next_at;
+end
 $$;
 comment on function pgtick.has_moved(pgtick.schedule_defs) is 'Whether next_at is no slot any more, since the time zone''s rules have changed.';
 
 -- The common case in one statement: schedules of which exactly one slot is due. It leaves the others (several slots due, just broken, at
--- the end of a pause, moved by new time zone rules) to account(), one by one.
-create or replace function pgtick.tick_singles(p_ids bigint[], p_now timestamptz, p_quiet_since timestamptz,
+-- the end of a pause, moved by new time zone rules, a job to wait for or to cancel) to account(), one by one.
+create or replace function pgtick.tick_singles(p_ids bigint[], p_now timestamptz, p_outage pgtick.outages,
   out jobs integer, out done bigint[], out queues text[], out run_at timestamptz)
 language plpgsql volatile parallel unsafe
 set search_path = ''
@@ -301,15 +403,20 @@ begin
     from due as d
     left join lateral (
       select j.id, j.slot from pgtick.live_jobs as j
-      where d.on_overlap = 'skip' and j.schedule_id = d.id
+      where d.on_overlap <> 'allow' and j.schedule_id = d.id
       order by j.slot
       limit 1) as live(job_id, slot) on true
+    where live.job_id is null or d.on_overlap = 'skip'
   ), logged as (
-    insert into pgtick.slot_log (schedule_id, slot, fate, version, reason, job_id, recorded_at, clock)
+    insert into pgtick.slot_log (schedule_id, slot, fate, version, cause, reason, job_id, recorded_at, clock)
     select f.id, f.next_at, f.fate, f.version, case
+        when f.fate = 'skipped_paused' then 'paused'
+        when f.fate = 'skipped_overlap' then 'overlap'
+        when f.fate in ('missed', 'caught_up') then pgtick.cause_missed(f.schedule, f.next_at, p_outage) end,
+      case
         when f.fate = 'skipped_paused' then pgtick.why_paused(f.schedule)
         when f.fate = 'skipped_overlap' then format('job %s of slot %s was still live', f.live_job_id, pgtick.utc(f.live_slot))
-        when f.fate in ('missed', 'caught_up') then pgtick.why_missed(f.schedule, p_now, p_quiet_since) end,
+        when f.fate in ('missed', 'caught_up') then pgtick.why_missed(f.schedule, f.next_at, p_now, p_outage) end,
       case when f.fate in ('enqueued', 'caught_up') then nextval('pgtick.live_jobs_id_seq') end, p_now, v_clock
     from fated as f
     order by f.next_at, f.id
@@ -334,20 +441,30 @@ begin
   into tick_singles.jobs, tick_singles.done, tick_singles.queues, tick_singles.run_at;
 end
 $$;
-comment on function pgtick.tick_singles(bigint[], timestamptz, timestamptz) is
+comment on function pgtick.tick_singles(bigint[], timestamptz, pgtick.outages) is
   'Account for those of the locked schedules p_ids of which exactly one slot is due. Returns how many jobs it made, the schedules it is done with, and what to wake.';
 
 -- definer: pgtick_runner calls it, and writes no table directly.
 -- A broken schedule is tried again a minute later, and the others go on. One that breaks the common statement is found by taking each by
 -- itself, once: from then on it is marked. A chunk ends at 10,000 slots, or after half a second of single ones: its locks are short.
+-- A plan may be made while the tables are empty: so each row is looked up by index, one by one, and nothing that looks dear (clocks has
+-- no index that helps) is compiled for it.
+-- It waits for none but, for a moment, what a job to be cancelled says of its progress; in vain, that schedule is left to the next call.
 create or replace function pgtick.tick_chunk(out jobs integer, out schedules integer)
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
+set lock_timeout = '200ms'
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
   v_now constant timestamptz := pgtick.now();
   v_most constant integer := 10000;
-  v_quiet_since constant timestamptz := (select max(c.ticked_at) from pgtick.clocks as c);
+  v_outage constant pgtick.outages := pgtick.latest_outage(v_now);
+  v_clock constant text := pgtick.clock_name();
   v_ids bigint[];
   v_id bigint;
   v_singles record;
@@ -358,6 +475,7 @@ declare
 begin
   jobs := 0;
   schedules := 0;
+  if v_outage.ended_at = v_now then perform pgtick.note_outage(v_outage); end if;
   perform pgtick.mark_clock(v_now);
   v_ids := array(
     select s.id
@@ -369,7 +487,7 @@ begin
   if cardinality(v_ids) = 0 then return; end if;
 
   begin
-    v_singles := pgtick.tick_singles(v_ids, v_now, v_quiet_since);
+    v_singles := pgtick.tick_singles(v_ids, v_now, v_outage);
     jobs := v_singles.jobs;
     schedules := cardinality(v_singles.done);
     v_slots := schedules;
@@ -386,14 +504,16 @@ begin
   foreach v_id in array v_ids loop
     exit when schedules > 0 and (v_slots >= v_most or pgtick.now() - v_now > interval '500 milliseconds');   -- each call gets on
     begin
-      v_one := pgtick.account(v_id, v_now, v_quiet_since);
+      v_one := pgtick.account(v_id, v_now, v_outage, v_clock);
       jobs := jobs + v_one.jobs;
       v_slots := v_slots + v_one.slots;
       if v_one.jobs > 0 then
         v_run_at := least(v_run_at, v_one.run_at);
         v_queues := v_queues || (select s.queue from pgtick.schedule_defs as s where s.id = v_id);
       end if;
-    exception when others then
+    exception
+    when lock_not_available then null;
+    when others then
       if pgtick.is_passing(sqlstate) then raise; end if;
       update pgtick.schedule_defs as s
       set broken_at = coalesce(s.broken_at, v_now), broken_why = format('%s (%s)', sqlerrm, sqlstate), retry_at = v_now + interval '1 minute'
@@ -469,6 +589,13 @@ begin
   commit;
 
   begin
+    perform pgtick.check_deadlines();
+  exception when others then
+    raise warning using errcode = sqlstate, message = pg_catalog.concat('pgtick.check_deadlines: ', sqlerrm);
+  end;
+  commit;
+
+  begin
     if pgtick.upkeep_due('maintain', '1 hour'::pg_catalog.interval) then
       perform pgtick.maintain();
     end if;
@@ -478,4 +605,4 @@ begin
   commit;
 end
 $$;
-comment on procedure pgtick.run_ticks() is 'For pg_cron and people: tick() and commit until nothing is due, at most 50 seconds; then rescue(), and once an hour maintain(), each in a transaction of its own, whatever became of the others. Not inside a transaction block.';
+comment on procedure pgtick.run_ticks() is 'For pg_cron and people: tick() and commit until nothing is due, at most 50 seconds; then rescue(), check_deadlines(), and once an hour maintain(), each in a transaction of its own, whatever became of the others. Not inside a transaction block.';

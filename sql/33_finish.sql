@@ -63,6 +63,43 @@ as $$
 $$;
 comment on function pgtick.with_attempt(jsonb, integer, timestamptz, timestamptz, bigint, text, jsonb) is 'A job''s earlier attempts with one more; the latest 100 are kept.';
 
+-- A job that waits for earlier ones of its schedule is free when it is the first that lives. Found anew from the rows each time, so that
+-- nothing has to be kept right beside them: not who waits for whom, nor what becomes of that when one in the middle is cancelled.
+create or replace function pgtick.unblock_overlap(p_schedule_ids bigint[], p_now timestamptz)
+returns integer
+language plpgsql volatile parallel unsafe
+set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+  v_ids bigint[];
+  v_queues text[];
+  v_run_at timestamptz;
+  v_count integer;
+begin
+  if not exists (select from pgtick.live_jobs as j where j.schedule_id = any (p_schedule_ids) and j.blocked_by = 'overlap') then return 0; end if;
+  v_ids := array(
+    select first.id
+    from (select distinct i.id from unnest(p_schedule_ids) as i(id)) as s
+    cross join lateral (select j.id, j.blocked_by from pgtick.live_jobs as j where j.schedule_id = s.id order by j.slot limit 1) as first
+    where first.blocked_by = 'overlap');
+  with free as (
+    update pgtick.live_jobs as j
+    set blocked_by = null, run_at = greatest(p_now, pgtick.slot_run_at(j.schedule_id, j.slot, d.jitter))
+    from pgtick.schedule_defs as d
+    where d.id = j.schedule_id and j.blocked_by = 'overlap'
+      and j.id = any (array(select l.id from pgtick.live_jobs as l where l.id = any (v_ids) order by l.id for update skip locked))
+    returning j.queue, j.run_at
+  )
+  select count(*), array_agg(distinct f.queue), min(f.run_at) into v_count, v_queues, v_run_at from free as f;
+  if v_count > 0 then perform pgtick.wake(v_queues, v_run_at); end if;
+  return v_count;
+end
+$$;
+comment on function pgtick.unblock_overlap(bigint[], timestamptz) is
+  'Free those jobs of these schedules that waited for earlier ones of their schedule and are now the first. Never waits for a lock. Returns how many.';
+
 -- The one way out of live_jobs: DELETE … RETURNING into history, so that a reader sees the job in exactly one of them.
 -- (Moving it by an UPDATE of a partition key instead fails other sessions' locks with 40001.) The caller has locked the rows.
 create or replace function pgtick.archive(p_ids bigint[], p_fences bigint[], p_states text[], p_results jsonb[], p_errors jsonb[],
@@ -77,23 +114,26 @@ declare
   v_noted constant boolean := exists (
     select from pgtick.job_notes as n
     where n.job_id between (select min(i.id) from unnest(p_ids) as i(id)) and (select max(i.id) from unnest(p_ids) as i(id)));
+  v_moved bigint[];
+  v_schedules bigint[];
 begin
-  return query
   with gone as (
     delete from pgtick.live_jobs as j
     using unnest(p_ids, p_fences, p_states, p_results, p_errors) as o(id, fence, state, result, error)
     where j.id = o.id and j.fence is not distinct from o.fence and o.state is not null
     returning j.*, o.state, o.result, o.error
+  ), kept as (
+    insert into pgtick.history (id, task, queue, priority, state, run_at, attempt, uncounted, max_attempts, losses, deaths, timeout, args, owner_id,
+      schedule_id, slot, created_at, runner_id, fence, started_at, finished_at, result, error, done, note, earlier_attempts, expires_on)
+    select g.id, g.task, g.queue, g.priority, g.state, g.run_at, g.attempt, g.uncounted, g.max_attempts, g.losses, g.deaths, g.timeout, g.args, g.owner_id,
+      g.schedule_id, g.slot, g.created_at, g.runner_id, case when p_keep_fence then g.fence end, g.started_at, p_now,
+      case when g.result is not null then pgtick.fit_result(g.result) end, case when g.error is not null then pgtick.fit_error(g.error) end,
+      n.done, n.note, g.earlier_attempts, pgtick.expires_on(g.state, p_now)
+    from gone as g
+    left join pgtick.job_notes as n on v_noted and n.job_id = g.id
+    returning history.id, history.schedule_id
   )
-  insert into pgtick.history (id, task, queue, priority, state, run_at, attempt, uncounted, max_attempts, losses, deaths, timeout, args, owner_id,
-    schedule_id, slot, created_at, runner_id, fence, started_at, finished_at, result, error, done, note, earlier_attempts, expires_on)
-  select g.id, g.task, g.queue, g.priority, g.state, g.run_at, g.attempt, g.uncounted, g.max_attempts, g.losses, g.deaths, g.timeout, g.args, g.owner_id,
-    g.schedule_id, g.slot, g.created_at, g.runner_id, case when p_keep_fence then g.fence end, g.started_at, p_now,
-    case when g.result is not null then pgtick.fit_result(g.result) end, case when g.error is not null then pgtick.fit_error(g.error) end,
-    n.done, n.note, g.earlier_attempts, pgtick.expires_on(g.state, p_now)
-  from gone as g
-  left join pgtick.job_notes as n on v_noted and n.job_id = g.id
-  returning history.id;
+  select array_agg(k.id), array_agg(k.schedule_id) filter (where k.schedule_id is not null) into v_moved, v_schedules from kept as k;
   if v_noted then
     delete from pgtick.job_notes as n
     where n.job_id = any (array(
@@ -102,6 +142,8 @@ begin
       order by x.job_id
       for update skip locked));   -- one that is being written is left to rescue()
   end if;
+  if v_schedules is not null then perform pgtick.unblock_overlap(v_schedules, p_now); end if;
+  return query select m.id from unnest(v_moved) as m(id);
 end
 $$;
 comment on function pgtick.archive(bigint[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz) is

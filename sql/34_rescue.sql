@@ -44,6 +44,7 @@ begin
       and not exists (select from pgtick.sleepers as s where s.runner_id = r.id);
   end if;
   perform pgtick.sweep_notes();
+  perform pgtick.sweep_overlaps(v_now);
   return v_count;
 end
 $$;
@@ -121,3 +122,25 @@ as $$
     for update skip locked))
 $$;
 comment on function pgtick.sweep_notes() is 'Delete the notes of jobs that are no longer live.';
+
+-- The tick that made a job wait, and what ended the job before it, may have missed each other: the one passed over a row that the other
+-- had locked. And a transaction that ends a job under an old snapshot sees no job that came since.
+create or replace function pgtick.sweep_overlaps(p_now timestamptz)
+returns void
+language plpgsql volatile parallel unsafe
+set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+begin
+  if not exists (select from pgtick.live_jobs as j where j.blocked_by = 'overlap') then return; end if;
+  perform pgtick.unblock_overlap(array(
+    with recursive step as (
+      select (select min(j.schedule_id) from pgtick.live_jobs as j where j.blocked_by = 'overlap') as id
+      union all
+      select (select min(j.schedule_id) from pgtick.live_jobs as j where j.blocked_by = 'overlap' and j.schedule_id > s.id) from step as s where s.id is not null
+    )
+    select s.id from step as s where s.id is not null), p_now);
+end
+$$;
+comment on function pgtick.sweep_overlaps(timestamptz) is 'Free jobs that wait for an earlier job of their schedule which no longer lives.';

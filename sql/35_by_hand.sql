@@ -13,6 +13,31 @@ $$;
 comment on function pgtick.refuse_job_id(bigint) is 'Raise TK004: no such job.';
 
 -- The row is only tried for: while a task's transaction or a claim holds it, the job counts as running, and the request is noted beside it.
+create or replace function pgtick.stop_job(p_job_id bigint, p_why text, p_by text, p_now timestamptz)
+returns text
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_job pgtick.live_jobs;
+begin
+  select * into v_job from pgtick.live_jobs as j where j.id = p_job_id for update skip locked;
+  if found and v_job.runner_id is null then
+    perform pgtick.archive(array[p_job_id], array[v_job.fence], '{cancelled}', null, array[jsonb_build_object('message', p_why)], false, p_now);
+    return 'cancelled';
+  end if;
+  if not found then select * into v_job from pgtick.live_jobs as j where j.id = p_job_id; end if;
+  if not found then return null; end if;
+  insert into pgtick.job_notes as n (job_id, cancel_requested_at, cancel_requested_by) values (p_job_id, p_now, p_by)
+  on conflict (job_id) do update set cancel_requested_at = coalesce(n.cancel_requested_at, excluded.cancel_requested_at),
+    cancel_requested_by = coalesce(n.cancel_requested_by, excluded.cancel_requested_by);
+  perform pg_catalog.pg_notify('pgtick_stop', coalesce(v_job.runner_id::text, ''));
+  return 'running';
+end
+$$;
+comment on function pgtick.stop_job(bigint, text, text, timestamptz) is
+  'Cancel a waiting job, or note the wish beside a running one and tell its runner. Returns cancelled, running, or null where no such job is live.';
+
 -- definer: service_role may cancel, but write no table.
 create or replace function pgtick.cancel(p_job_id bigint)
 returns text
@@ -20,25 +45,9 @@ language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 as $$
 declare
-  v_job pgtick.live_jobs;
-  v_state text;
-  v_now timestamptz;
+  v_state text := pgtick.stop_job(p_job_id, 'cancelled by ' || pgtick.caller(), pgtick.caller(), pgtick.now());
 begin
-  select * into v_job from pgtick.live_jobs as j where j.id = p_job_id for update skip locked;
-  v_now := pgtick.now();
-  if found and v_job.runner_id is null then
-    perform pgtick.archive(array[p_job_id], array[v_job.fence], '{cancelled}', null,
-      array[jsonb_build_object('message', 'cancelled by ' || pgtick.caller())], false, v_now);
-    return 'cancelled';
-  end if;
-  if not found then select * into v_job from pgtick.live_jobs as j where j.id = p_job_id; end if;
-  if found then
-    insert into pgtick.job_notes as n (job_id, cancel_requested_at, cancel_requested_by) values (p_job_id, v_now, pgtick.caller())
-    on conflict (job_id) do update set cancel_requested_at = coalesce(n.cancel_requested_at, excluded.cancel_requested_at),
-      cancel_requested_by = coalesce(n.cancel_requested_by, excluded.cancel_requested_by);
-    perform pg_catalog.pg_notify('pgtick_stop', coalesce(v_job.runner_id::text, ''));
-    return 'running';
-  end if;
+  if v_state is not null then return v_state; end if;
   select h.state into v_state from pgtick.history as h where h.id = p_job_id;
   if not found then perform pgtick.refuse_job_id(p_job_id); end if;
   return v_state;

@@ -37,6 +37,10 @@ begin
     where i.inhparent = to_regclass('pgtick.' || p_parent) and c.relname ~ '_[0-9]{8}$' and right(c.relname, 8)::date < p_before
     order by c.relname
   loop
+    execute format('alter table pgtick.%I detach partition pgtick.%I', p_parent, v_name);
+    if p_parent = 'slot_log' then   -- a range lies with its first slot, and may reach far beyond: it stays until its last one is past
+      execute format('insert into pgtick.slot_log select * from pgtick.%I where last_slot >= %L', v_name, p_before::text || ' 00:00:00+00');
+    end if;
     execute format('drop table pgtick.%I', v_name);
     v_count := v_count + 1;
   end loop;
@@ -44,6 +48,51 @@ begin
 end
 $$;
 comment on function pgtick.drop_partitions(text, date) is 'Drop the partitions of days before p_before, and return how many.';
+
+create or replace function pgtick.slot_retention_days()
+returns integer
+language sql stable parallel safe
+set search_path = ''
+as $$ select coalesce((select (s.value #>> '{}')::integer from pgtick.settings as s where s.name = 'slot_retention_days'), 60) $$;
+comment on function pgtick.slot_retention_days() is 'How many days maintain() keeps slots, outages, ended runners and pg_cron''s record of pgtick''s own runs; 60 unless set_slot_retention said otherwise.';
+
+-- definer: service_role may set it, and writes no table.
+create or replace function pgtick.set_slot_retention(p_keep interval)
+returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+begin
+  if p_keep is null or p_keep < interval '1 day' or p_keep > interval '400 days' then
+    perform pgtick.invalid('keep', p_keep::text, 'it goes from 1 day to 400 days');
+  end if;
+  insert into pgtick.settings as s (name, value, set_at, set_by)
+  values ('slot_retention_days', to_jsonb(ceil(extract(epoch from p_keep) / 86400)::integer), pgtick.now(), pgtick.caller())
+  on conflict (name) do update set value = excluded.value, set_at = excluded.set_at, set_by = excluded.set_by;
+end
+$$;
+comment on function pgtick.set_slot_retention(interval) is
+  'Keep slots, outages, ended runners and pg_cron''s record of pgtick''s own runs for so long: 1 to 400 days, in whole days (default 60). Raises TK000.';
+
+-- pg_cron itself never removes what it records of its runs, nor does a hosted project. What others have it run is not ours to touch.
+create or replace function pgtick.purge_cron_log(p_before timestamptz)
+returns bigint
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_count bigint := 0;
+begin
+  if to_regclass('cron.job_run_details') is null then return 0; end if;
+  execute 'delete from cron.job_run_details as d
+    where d.database = current_database() and d.command = ''call pgtick.run_ticks()'' and coalesce(d.end_time, d.start_time) < $1' using p_before;
+  get diagnostics v_count = row_count;
+  return v_count;
+exception when insufficient_privilege then
+  return 0;
+end
+$$;
+comment on function pgtick.purge_cron_log(timestamptz) is 'Delete what pg_cron recorded of pgtick''s own runs before p_before, where this role may, and return how many rows.';
 
 -- Each kind of upkeep in a block of its own: one that meets a lock does not keep the others from their work. The lock on a parent is
 -- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call.
@@ -57,6 +106,7 @@ as $$
 declare
   v_now constant timestamptz := pgtick.now();
   v_today constant date := (v_now at time zone 'UTC')::date;
+  v_slots_from constant date := v_today - pgtick.slot_retention_days();
   v_problem text;
 begin
   if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.maintain')) then return; end if;
@@ -68,10 +118,12 @@ begin
   end;
   begin
     perform pgtick.drop_partitions('history', v_today);
-    perform pgtick.drop_partitions('slot_log', v_today - 60);
+    perform pgtick.drop_partitions('slot_log', v_slots_from);
     delete from pgtick.history_default as h where h.expires_on < v_today;
-    delete from pgtick.slot_log_default as s where coalesce(s.last_slot, s.slot) < (v_today - 60)::timestamp at time zone 'UTC';
-    delete from pgtick.runner_leases as r where r.freed_at < v_now - interval '60 days';
+    delete from pgtick.slot_log_default as s where coalesce(s.last_slot, s.slot) < v_slots_from::timestamp at time zone 'UTC';
+    delete from pgtick.outages as o where o.ended_at < v_slots_from::timestamp at time zone 'UTC';
+    delete from pgtick.runner_leases as r where r.freed_at < v_slots_from::timestamp at time zone 'UTC';
+    perform pgtick.purge_cron_log(v_slots_from::timestamp at time zone 'UTC');
   exception when others then
     v_problem := concat_ws('; ', v_problem, format('retention: %s', sqlerrm));
   end;
@@ -80,4 +132,4 @@ begin
 end
 $$;
 comment on function pgtick.maintain() is
-  'Make the partitions of the coming days and drop what is past its retention (history by its expiry, slots after 60 days, ended runners after 60). Waits at most half a second for a lock; what it could not do shows in pgtick.health and is tried again by the next call.';
+  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says). Waits at most half a second for a lock; what it could not do shows in pgtick.health and is tried again by the next call.';

@@ -3,14 +3,14 @@
 create or replace view pgtick.jobs with (security_invoker = true) as
 select j.id, j.task, j.queue, case when j.runner_id is null then 'ready' else 'running' end as state, j.args, j.priority, j.attempt, j.max_attempts,
   j.run_at, j.created_at, j.started_at, null::timestamptz as finished_at, s.name as schedule, j.slot, j.owner_id, n.done as progress, n.note,
-  null::jsonb as result, j.earlier_attempts -> -1 -> 'error' as last_error, j.runner_id, j.uncounted, j.timeout
+  null::jsonb as result, j.earlier_attempts -> -1 -> 'error' as last_error, j.runner_id, j.uncounted, j.timeout, j.blocked_by
 from pgtick.live_jobs as j
 left join pgtick.job_notes as n on n.job_id = j.id
 left join pgtick.schedule_defs as s on s.id = j.schedule_id
 union all
 select h.id, h.task, h.queue, h.state, h.args, h.priority, h.attempt, h.max_attempts,
   h.run_at, h.created_at, h.started_at, h.finished_at, s.name, h.slot, h.owner_id, h.done, h.note,
-  h.result, coalesce(h.error, h.earlier_attempts -> -1 -> 'error'), h.runner_id, h.uncounted, h.timeout
+  h.result, coalesce(h.error, h.earlier_attempts -> -1 -> 'error'), h.runner_id, h.uncounted, h.timeout, null::text
 from pgtick.history as h
 left join pgtick.schedule_defs as s on s.id = h.schedule_id;
 comment on view pgtick.jobs is 'Every job, live and finished, one row each; finished ones until they expire (done 7 days, failed and cancelled 30).';
@@ -22,7 +22,7 @@ comment on column pgtick.jobs.args is 'A JSON object for the task.';
 comment on column pgtick.jobs.priority is '0 (first) to 9 (last).';
 comment on column pgtick.jobs.attempt is 'Claims so far, the present one included.';
 comment on column pgtick.jobs.max_attempts is 'Attempts that count before it fails; see uncounted.';
-comment on column pgtick.jobs.run_at is 'When it may run, at the earliest.';
+comment on column pgtick.jobs.run_at is 'When it may run, at the earliest; infinity while it is blocked.';
 comment on column pgtick.jobs.created_at is 'When it was enqueued.';
 comment on column pgtick.jobs.started_at is 'When the present, or the last, attempt started; null while it waits.';
 comment on column pgtick.jobs.finished_at is 'When it ended; null while it is live.';
@@ -36,6 +36,7 @@ comment on column pgtick.jobs.last_error is 'The error of the latest attempt tha
 comment on column pgtick.jobs.runner_id is 'The runner of the present, or the last, attempt; see pgtick.runners.';
 comment on column pgtick.jobs.uncounted is 'How many of its attempts do not count towards max_attempts: snoozed, released, or lost with their runner.';
 comment on column pgtick.jobs.timeout is 'How long one attempt may take.';
+comment on column pgtick.jobs.blocked_by is 'What it waits for besides its time: overlap (an earlier job of its schedule); then run_at is infinity. Null = nothing.';
 
 create or replace view pgtick.my_jobs with (security_invoker = true) as
 select j.id, j.task, case when j.runner_id is null then 'ready' else 'running' end as state, n.done as progress, n.note,

@@ -7,7 +7,8 @@ select s.id, s.name, s.cron, s.time_zone, s.task, s.args, s.queue, s.priority, s
   case when s.paused_until > pgtick.now() then s.paused_until end as paused_until,
   s.broken_at, s.broken_why, latest.slot as last_slot, latest.fate as last_fate,
   (select j.state from pgtick.jobs as j where j.id = latest.job_id) as last_state,
-  recent.done as recent_done, recent.failed as recent_failed, round(recent.done::numeric / nullif(recent.done + recent.failed, 0), 3) as success_rate
+  recent.done as recent_done, recent.failed as recent_failed, round(recent.done::numeric / nullif(recent.done + recent.failed, 0), 3) as success_rate,
+  pgtick.describe(s.cron) as description, recent.typical_duration, s.source
 from pgtick.schedule_defs as s
 left join lateral (
   select coalesce(l.last_slot, l.slot) as slot, l.fate, l.job_id
@@ -16,14 +17,15 @@ left join lateral (
   order by l.slot desc
   limit 1) as latest on true
 left join lateral (
-  select count(*) filter (where h.state = 'done') as done, count(*) filter (where h.state = 'failed') as failed
+  select count(*) filter (where h.state = 'done') as done, count(*) filter (where h.state = 'failed') as failed,
+    date_trunc('milliseconds', percentile_cont(0.5) within group (order by h.finished_at - h.started_at) filter (where h.state = 'done')) as typical_duration
   from (
     select l.job_id
     from pgtick.slot_log as l
     where l.schedule_id = s.id and l.job_id is not null
     order by l.slot desc
     limit 20) as newest
-  cross join lateral (select f.state from pgtick.history as f where f.id = newest.job_id limit 1) as h   -- by id, never by reading history
+  cross join lateral (select f.state, f.started_at, f.finished_at from pgtick.history as f where f.id = newest.job_id limit 1) as h   -- by id, never by reading history
 ) as recent on true
 where s.removed_at is null;
 comment on view pgtick.schedules is 'Every schedule that is not removed, in its present version.';
@@ -40,7 +42,7 @@ comment on column pgtick.schedules.timeout is 'Of one attempt of its jobs.';
 comment on column pgtick.schedules.on_missed is 'What becomes of slots that no clock took within 2 minutes: skip, once, all.';
 comment on column pgtick.schedules.catch_up_limit is 'With on_missed all: how many of the latest missed slots are caught up.';
 comment on column pgtick.schedules.catch_up_window is 'With on_missed all: how old a slot may be that is caught up; null = any age.';
-comment on column pgtick.schedules.on_overlap is 'What becomes of a slot while an earlier job of the schedule is live: skip, allow.';
+comment on column pgtick.schedules.on_overlap is 'What becomes of a slot while an earlier job of the schedule is live: skip, allow, cancel (that one), wait (for its end).';
 comment on column pgtick.schedules.on_gap is 'A fixed time that the zone''s clock skips: run (at the gap''s end), skip.';
 comment on column pgtick.schedules.on_fold is 'A fixed time that comes twice: first, last, both.';
 comment on column pgtick.schedules.jitter is 'Over how much time its jobs'' starts are spread after their slots.';
@@ -61,6 +63,9 @@ comment on column pgtick.schedules.last_state is 'The state of its job; null whe
 comment on column pgtick.schedules.recent_done is 'Of the newest 20 jobs, those that are done.';
 comment on column pgtick.schedules.recent_failed is 'Of the newest 20 jobs, those that have failed.';
 comment on column pgtick.schedules.success_rate is 'recent_done as a share of recent_done + recent_failed, 0 to 1; null when both are 0.';
+comment on column pgtick.schedules.description is 'Its cron in plain English.';
+comment on column pgtick.schedules.typical_duration is 'How long its jobs run: the median of the done ones among the newest 20; null when there are none.';
+comment on column pgtick.schedules.source is 'What declared it, such as a file (pgtick schedules apply --source); null = a call by hand.';
 
 create or replace view pgtick.schedule_versions with (security_invoker = true) as
 select s.name as schedule, c.version, c.what, c.changed_at, c.changed_by, c.reason, c.definition,
@@ -79,10 +84,10 @@ comment on column pgtick.schedule_versions.replaced_at is 'When the next version
 comment on column pgtick.schedule_versions.schedule_id is 'pgtick.schedules.id.';
 
 create or replace view pgtick.slots with (security_invoker = true) as
-select s.name as schedule, l.slot, l.fate, l.version, l.reason, l.recorded_at - l.slot as lateness, l.job_id, l.recorded_at, l.last_slot, l.slots, l.clock, l.schedule_id
+select s.name as schedule, l.slot, l.fate, l.version, l.reason, l.recorded_at - l.slot as lateness, l.job_id, l.recorded_at, l.last_slot, l.slots, l.clock, l.schedule_id, l.cause
 from pgtick.slot_log as l
 join pgtick.schedule_defs as s on s.id = l.schedule_id;
-comment on view pgtick.slots is 'What became of each slot of each schedule, one row a slot, for 60 days.';
+comment on view pgtick.slots is 'What became of each slot of each schedule, one row a slot, for 60 days (pgtick.set_slot_retention).';
 comment on column pgtick.slots.schedule is 'The schedule''s present name.';
 comment on column pgtick.slots.slot is 'The planned time.';
 comment on column pgtick.slots.fate is 'enqueued, caught_up (late, by on_missed), run_now (by hand), skipped_overlap, skipped_paused, missed; missed_range and skipped_range (paused) stand for many.';
@@ -95,3 +100,35 @@ comment on column pgtick.slots.last_slot is 'Of a range: its last slot; slot is 
 comment on column pgtick.slots.slots is 'Of a range: how many slots it stands for; otherwise 1.';
 comment on column pgtick.slots.clock is 'Which kind of clock called: pg_cron, runner, other.';
 comment on column pgtick.slots.schedule_id is 'pgtick.schedules.id.';
+comment on column pgtick.slots.cause is 'The kind of the reason, for programs: server_down, no_clock, late, broken, paused, overlap; null where there is none.';
+
+-- For end users: what runs on their behalf, without arguments and reasons.
+create or replace view pgtick.my_schedules with (security_invoker = true) as
+select s.id, s.name, s.cron, s.time_zone, s.task, s.next_at,
+  case when s.paused_until is null or s.paused_until > pgtick.now() then s.paused_at end as paused_at, s.created_at
+from pgtick.schedule_defs as s
+where s.owner_id = (select pgtick.user_id()) and s.removed_at is null;
+comment on view pgtick.my_schedules is 'The schedules of the end user who asks (owner_id = the JWT''s subject).';
+comment on column pgtick.my_schedules.id is 'As in pgtick.my_slots.';
+comment on column pgtick.my_schedules.name is 'Unique among all users.';
+comment on column pgtick.my_schedules.cron is 'As it was given.';
+comment on column pgtick.my_schedules.time_zone is 'The zone of the expression''s wall times.';
+comment on column pgtick.my_schedules.task is 'The task of its jobs.';
+comment on column pgtick.my_schedules.next_at is 'The next slot; null when none is to come.';
+comment on column pgtick.my_schedules.paused_at is 'Since when it is paused; null = it is not.';
+comment on column pgtick.my_schedules.created_at is 'When it was first scheduled.';
+
+create or replace view pgtick.my_slots with (security_invoker = true) as
+select s.name as schedule, l.slot, l.fate, l.job_id, l.last_slot, l.slots, l.recorded_at, l.schedule_id
+from pgtick.slot_log as l
+join pgtick.schedule_defs as s on s.id = l.schedule_id
+where s.owner_id = (select pgtick.user_id());
+comment on view pgtick.my_slots is 'What became of each slot of the schedules of the end user who asks.';
+comment on column pgtick.my_slots.schedule is 'The schedule''s present name.';
+comment on column pgtick.my_slots.slot is 'The planned time.';
+comment on column pgtick.my_slots.fate is 'As in pgtick.slots.';
+comment on column pgtick.my_slots.job_id is 'Its job (pgtick.my_jobs.id), where it has one.';
+comment on column pgtick.my_slots.last_slot is 'Of a range: its last slot; slot is its first.';
+comment on column pgtick.my_slots.slots is 'Of a range: how many slots it stands for; otherwise 1.';
+comment on column pgtick.my_slots.recorded_at is 'When it was accounted for.';
+comment on column pgtick.my_slots.schedule_id is 'pgtick.my_schedules.id.';

@@ -257,8 +257,8 @@ func TestTick_WhenAScheduleIsBroken_TheOthersGoOn(t *testing.T) {
 	require.Contains(t, one[string](t, db, "select reason from pgtick.slots where schedule = 's7' order by slot limit 1"), "the schedule was broken from 2026-03-01 10:01:00 UTC on: ")
 	// put right by schedule(): one row says from when to when the slots are not known
 	exec(t, db, "select pgtick.schedule('s8', '* * * * *', 'noop', p_on_overlap => 'allow', p_on_missed => 'skip')")
-	require.Equal(t, []string{"03-01 10:01 missed"}, fates(t, db, "s8"))
-	require.Contains(t, one[string](t, db, "select reason from pgtick.slots where schedule = 's8'"), "from this one to 2026-03-01 10:05:00 UTC are not known")
+	require.Equal(t, []string{"03-01 10:01 missed_range"}, fates(t, db, "s8"))
+	require.Contains(t, one[string](t, db, "select reason from pgtick.slots where schedule = 's8'"), "from this one to 2026-03-01 10:05:00 UTC were is not known")
 	require.Empty(t, all[string](t, db, "select name from pgtick.schedules where broken_at is not null"))
 }
 

@@ -1,0 +1,177 @@
+package schedules
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgtick/pgtick/tests/pgtest"
+)
+
+func TestSlots_TellTheCauseWhereItIsKnown(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, `select pgtick.schedule('many', '*/10 * * * *', 'noop', p_on_missed => 'skip'), pgtick.schedule('one', '30 10 * * *', 'noop'), pgtick.schedule('range', '@every 1s', 'noop'),
+		pgtick.schedule('paused', '*/10 * * * *', 'noop')`)
+	exec(t, db, "select pgtick.pause_schedule('paused')")
+	tick(t, db)
+	exec(t, db, "create or replace function pgtick.server_started_at() returns timestamptz language sql stable set search_path = '' as $$ select '2026-03-01 10:25:00+00'::timestamptz $$")
+	at(t, db, "2026-03-01T10:45:00Z")
+	for one[bool](t, db, "select pgtick.next_tick_at() <= pgtick.now()") { // a tick for each, as if chunks were small: all know of the outage
+		tick(t, db)
+	}
+	causes := func(name string) []string {
+		return all[string](t, db, "select concat_ws(' ', to_char(slot at time zone 'UTC', 'HH24:MI'), fate, cause) from pgtick.slots where schedule = $1 order by slot", name)
+	}
+	require.Equal(t, []string{"10:10 missed server_down", "10:20 missed server_down", "10:30 missed no_clock", "10:40 missed no_clock"}, causes("many"))
+	require.Equal(t, []string{"10:30 caught_up no_clock"}, causes("one"))
+	require.Equal(t, []string{"10:10 skipped_paused paused", "10:20 skipped_paused paused", "10:30 skipped_paused paused", "10:40 skipped_paused paused"}, causes("paused"))
+	require.Equal(t, "no clock ticked from 2026-03-01 10:00:30 UTC to 2026-03-01 10:45:00 UTC; the server was started at 2026-03-01 10:25:00 UTC; on_missed skip",
+		one[string](t, db, "select reason from pgtick.slots where schedule = 'many' order by slot limit 1"))
+	require.Equal(t, "10:00:30 10:45:00 10:25:00", one[string](t, db, "select concat_ws(' ', to_char(began_at at time zone 'UTC', 'HH24:MI:SS'), to_char(ended_at at time zone 'UTC', 'HH24:MI:SS'), to_char(server_started_at at time zone 'UTC', 'HH24:MI:SS')) from pgtick.outages"))
+	requireNothingUnaccounted(t, db)
+
+	// made due in the past, as by a restored copy: clocks ticked, and none reached it
+	exec(t, db, "update pgtick.schedule_defs set next_at = '2026-03-01 10:50+00' where name = 'many'")
+	for _, now := range []string{"2026-03-01T10:46:30Z", "2026-03-01T10:48:00Z", "2026-03-01T10:49:30Z"} {
+		at(t, db, now)
+		tick(t, db)
+	}
+	exec(t, db, "update pgtick.clocks set ticked_at = '2026-03-01 10:54:00+00'")
+	at(t, db, "2026-03-01T10:55:00Z")
+	tick(t, db)
+	require.Equal(t, "10:50 missed late", causes("many")[4])
+	require.Contains(t, one[string](t, db, "select reason from pgtick.slots where schedule = 'many' and cause = 'late'"), "no tick had reached it by 2026-03-01 10:55:00 UTC")
+}
+
+func TestResume_WithCatchingUp_RunsWhatThePauseSkipped(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		settings string
+		want     []string
+	}{
+		"once": {"p_on_missed => 'once'", []string{"10:10 skipped_paused", "10:20 skipped_paused", "10:30 skipped_paused", "10:40 caught_up"}},
+		"all":  {"p_on_missed => 'all'", []string{"10:10 caught_up", "10:20 caught_up", "10:30 caught_up", "10:40 caught_up"}},
+		"all, limited": {"p_on_missed => 'all', p_catch_up_limit => 2",
+			[]string{"10:10 skipped_paused", "10:20 skipped_paused", "10:30 caught_up", "10:40 caught_up"}},
+		"all, in a window": {"p_on_missed => 'all', p_catch_up_window => '22 minutes'",
+			[]string{"10:10 skipped_paused", "10:20 skipped_paused", "10:30 caught_up", "10:40 caught_up"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			at(t, db, "2026-03-01T10:00:30Z")
+			exec(t, db, "select pgtick.schedule('s', '*/10 * * * *', 'noop', "+row.settings+")")
+			exec(t, db, "select pgtick.pause_schedule('s')")
+			at(t, db, "2026-03-01T10:10:00Z")
+			tick(t, db)
+			at(t, db, "2026-03-01T10:45:00Z")
+			exec(t, db, "select pgtick.resume_schedule('s', p_catch_up => true)")
+			require.Equal(t, row.want, all[string](t, db, "select to_char(slot at time zone 'UTC', 'HH24:MI') || ' ' || fate from pgtick.slots order by slot"))
+			require.Equal(t, countOf(t, db, "s", "caught_up"), one[int](t, db, "select count(*) from pgtick.jobs where state = 'ready'"))
+			require.Contains(t, one[string](t, db, "select reason from pgtick.slots where fate = 'caught_up' limit 1"), "paused since 2026-03-01 10:00:30 UTC; resumed with catching up by ")
+			require.Equal(t, 1, claimable(t, db))
+			require.Zero(t, tick(t, db))
+			requireNothingUnaccounted(t, db)
+		})
+	}
+}
+
+func TestResume_WithCatchingUp_TakesTheNewestOffARange(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'all', p_catch_up_limit => 5)")
+	exec(t, db, "select pgtick.pause_schedule('s')")
+	at(t, db, "2026-03-03T10:00:30Z")
+	tick(t, db)
+	require.Equal(t, 2880, countOf(t, db, "s", "skipped_range"))
+	exec(t, db, "select pgtick.resume_schedule('s', p_catch_up => true)")
+	require.Equal(t, 2875, countOf(t, db, "s", "skipped_range"))
+	require.Equal(t, []string{"09:56", "09:57", "09:58", "09:59", "10:00"}, all[string](t, db, "select to_char(slot at time zone 'UTC', 'HH24:MI') from pgtick.slots where fate = 'caught_up' order by slot"))
+	require.Equal(t, "2026-03-03 09:55:00", one[string](t, db, "select (last_slot at time zone 'UTC')::text from pgtick.slots where fate = 'skipped_range'"))
+	requireNothingUnaccounted(t, db)
+	// and when little of the range is left, that is told singly
+	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'all', p_catch_up_limit => 2000), pgtick.pause_schedule('s')")
+	at(t, db, "2026-03-05T10:00:30Z")
+	exec(t, db, "select pgtick.resume_schedule('s', p_catch_up => true)")
+	require.Equal(t, 2005, countOf(t, db, "s", "caught_up"))
+	require.Equal(t, 880, countOf(t, db, "s", "skipped_paused"))
+	requireNothingUnaccounted(t, db)
+}
+
+func TestResume_WithCatchingUp_WhenThePolicyIsSkip_IsRefused(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'skip')")
+	exec(t, db, "select pgtick.pause_schedule('s')")
+	e := refused(t, db, "select pgtick.resume_schedule('s', true)")
+	require.Equal(t, "TK000", e.Code)
+	require.Contains(t, e.Message, `on_missed of schedule "s" is skip`)
+	require.NotNil(t, one[*time.Time](t, db, "select paused_at from pgtick.schedules"))
+}
+
+func TestDeadlines_AreCheckedByTheClocks_AndToldOnce(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '0 * * * *', 'noop', p_must_finish_within => '10 minutes'), pgtick.schedule('free', '0 * * * *', 'noop')")
+	at(t, db, "2026-03-01T11:00:00Z")
+	exec(t, db, "call pgtick.run_ticks()")
+	require.Empty(t, all[string](t, db, "select pgtick.check_deadlines()"))
+	at(t, db, "2026-03-01T11:10:01Z")
+	exec(t, db, "call pgtick.run_ticks()")
+	require.Equal(t, "s 11:00 11:10", one[string](t, db, `select concat_ws(' ', s.name, to_char(o.slot at time zone 'UTC', 'HH24:MI'), to_char(o.found_at at time zone 'UTC', 'HH24:MI'))
+		from pgtick.overdue as o join pgtick.schedules as s on s.id = o.schedule_id`))
+	before := one[string](t, db, "select xmin::text from pgtick.overdue")
+	at(t, db, "2026-03-01T11:20:00Z")
+	require.Equal(t, []string{"s"}, all[string](t, db, "select pgtick.check_deadlines()"))
+	require.Equal(t, before, one[string](t, db, "select xmin::text from pgtick.overdue"), "nothing is written while nothing changes")
+	require.Equal(t, []string{"schedule without a done job"}, all[string](t, db, "select what from pgtick.schedule_health()"))
+	finishJobs(t, db)
+	require.Empty(t, all[string](t, db, "select pgtick.check_deadlines()"))
+	require.Zero(t, one[int](t, db, "select count(*) from pgtick.overdue"))
+}
+
+func TestRetention_KeepsSlotsAsLongAsSaid(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-01-01T10:00:30Z")
+	exec(t, db, "select pgtick.maintain()")
+	exec(t, db, "select pgtick.schedule('s', '0 12 * * *', 'noop', p_on_missed => 'skip'), pgtick.schedule('dense', '* * * * *', 'noop')")
+	day := func(n int) time.Time { return time.Date(2026, 1, 1+n, 12, 0, 0, 0, time.UTC) }
+	for n := range 20 {
+		pgtest.SetNow(t, db, day(n))
+		exec(t, db, "call pgtick.run_ticks()")
+	}
+	require.Equal(t, 20, countOf(t, db, "s", "enqueued")+countOf(t, db, "s", "skipped_overlap"))
+	require.Contains(t, refused(t, db, "select pgtick.set_slot_retention('12 hours')").Message, "keep")
+	require.Equal(t, "TK000", refused(t, db, "select pgtick.set_slot_retention('401 days')").Code)
+	require.Equal(t, "TK000", refused(t, db, "select pgtick.set_slot_retention(null)").Code)
+	exec(t, db, "select pgtick.set_slot_retention('5 days')")
+	exec(t, db, "select pgtick.maintain()")
+	require.Equal(t, 6, countOf(t, db, "s", "enqueued")+countOf(t, db, "s", "skipped_overlap"), "five full days and today")
+	requireNothingUnaccounted(t, db)
+	require.Zero(t, one[int](t, db, "select count(*) from pgtick.upkeep where problem is not null"))
+}
+
+// A range lies where its first slot does. When that day is dropped, its later slots are still within their time.
+func TestRetention_KeepsARangeUntilItsLastSlotIsPast(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-01-01T10:00:30Z")
+	exec(t, db, "select pgtick.maintain(), pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'skip'), pgtick.set_slot_retention('10 days')")
+	at(t, db, "2026-01-09T10:00:30Z")
+	exec(t, db, "call pgtick.run_ticks()")
+	require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.slots where fate = 'missed_range'"))
+	at(t, db, "2026-01-15T10:00:30Z")
+	exec(t, db, "select pgtick.maintain(), pgtick.tick(), pgtick.maintain()")
+	require.Nil(t, one[*string](t, db, "select to_regclass('pgtick.slot_log_20260101')::text"))
+	require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.slots where fate = 'missed_range' and slot < '2026-01-02'"))
+	requireNothingUnaccounted(t, db)
+	at(t, db, "2026-01-20T10:00:30Z")
+	exec(t, db, "select pgtick.maintain()")
+	require.Zero(t, one[int](t, db, "select count(*) from pgtick.slots where slot < '2026-01-02'"))
+}
