@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,6 +23,7 @@ const (
 	troubleMost = 2 * time.Second
 	tickAtLeast = 30 * time.Second // look for due slots that often, whatever was said of the next
 	upkeepEvery = time.Hour
+	lookEvery   = 30 * time.Second // for schedules without a done job in time
 )
 
 // control is the one goroutine that owns the control connection. Only it touches these fields.
@@ -43,12 +45,14 @@ type control struct {
 	tickAt      time.Time
 	rescueAt    time.Time
 	upkeepAt    time.Time
+	deadlinesAt time.Time
+	aside       aside
 	reconcileAt []time.Time
 }
 
 func newControl(e *Engine) *control {
 	now := time.Now()
-	return &control{e: e, held: map[jobs.Held]*attempt{}, tickAt: now, rescueAt: now, upkeepAt: now, idle: idle{look: true}}
+	return &control{e: e, held: map[jobs.Held]*attempt{}, tickAt: now, rescueAt: now, upkeepAt: now, deadlinesAt: now, idle: idle{look: true}}
 }
 
 // start makes the first contact; its errors end the engine.
@@ -85,6 +89,7 @@ func (c *control) turn(ctx context.Context) error {
 		}
 	}
 	c.upkeep(ctx)
+	c.deadlines(ctx)
 	c.troubles = 0
 	return nil
 }
@@ -230,18 +235,49 @@ func (c *control) rescue(ctx context.Context) error {
 	return nil
 }
 
-// upkeep may take longer than the control connection allows, so it uses a task's.
+// upkeep and deadlines may take longer than the control connection allows, so they use a task's.
 func (c *control) upkeep(ctx context.Context) {
 	if time.Now().Before(c.upkeepAt) {
 		return
 	}
 	c.upkeepAt = time.Now().Add(upkeepEvery)
-	go func() {
-		ctx, end := context.WithTimeout(ctx, 5*time.Minute)
-		defer end()
+	c.aside.start(ctx, &c.aside.upkeep, func(ctx context.Context) {
 		if err := jobs.Maintain(ctx, c.e.opt.Pool); err != nil && ctx.Err() == nil {
 			c.e.log.WithError(err).Warn("upkeep failed; it is tried again in an hour")
 		}
+	})
+}
+
+// deadlines is a clock's duty.
+func (c *control) deadlines(ctx context.Context) {
+	if c.e.opt.NoClock || time.Now().Before(c.deadlinesAt) {
+		return
+	}
+	c.deadlinesAt = time.Now().Add(lookEvery)
+	c.aside.start(ctx, &c.aside.deadlines, func(ctx context.Context) {
+		overdue, err := jobs.CheckDeadlines(ctx, c.e.opt.Pool)
+		if err != nil {
+			if ctx.Err() == nil {
+				c.e.log.WithError(err).Warn("could not look for overdue schedules")
+			}
+			return
+		}
+		c.e.opt.Observer.Overdue(overdue)
+	})
+}
+
+// aside is work beside the control loop, each kind at most once at a time.
+type aside struct{ upkeep, deadlines atomic.Bool }
+
+func (*aside) start(ctx context.Context, busy *atomic.Bool, work func(context.Context)) {
+	if !busy.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer busy.Store(false)
+		ctx, end := context.WithTimeout(ctx, 5*time.Minute)
+		defer end()
+		work(ctx)
 	}()
 }
 
@@ -337,6 +373,7 @@ func (c *control) nextDue() time.Time {
 	}
 	if !c.stopping && !c.e.opt.NoClock {
 		earlier(c.tickAt)
+		earlier(c.deadlinesAt)
 	}
 	if !c.stopping && c.wantsMore() {
 		earlier(c.idle.lookAt(now))

@@ -49,6 +49,7 @@ type Observer interface {
 	Ticked(jobs int)
 	FoundByPoll(jobs int) // that a notification should have announced
 	Rescued(claims int)
+	Overdue(schedules []string) // those without a done job in time, as last looked
 }
 
 type nobody struct{}
@@ -59,6 +60,7 @@ func (nobody) Refused(int)                                                   {}
 func (nobody) Ticked(int)                                                    {}
 func (nobody) FoundByPoll(int)                                               {}
 func (nobody) Rescued(int)                                                   {}
+func (nobody) Overdue([]string)                                              {}
 
 func (o Options) withDefaults() Options {
 	if len(o.Queues) == 0 {

@@ -236,6 +236,16 @@ func Maintain(ctx context.Context, db DB) error {
 	return failed("maintain", err)
 }
 
+// CheckDeadlines returns the names of the schedules that have had no done job within must_finish_within.
+func CheckDeadlines(ctx context.Context, db DB) ([]string, error) {
+	rows, err := db.Query(ctx, `select pgtick.check_deadlines()`)
+	if err != nil {
+		return nil, failed("check deadlines", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return names, failed("check deadlines", err)
+}
+
 // CheckClaim fails with ErrFenced unless the claim still holds, and keeps it so until the transaction ends.
 func CheckClaim(ctx context.Context, tx pgx.Tx, held Held) error {
 	_, err := tx.Exec(ctx, `select pgtick.check_claim($1::bigint, $2::bigint)`, held.ID, held.Fence)

@@ -20,6 +20,7 @@ type Metrics struct {
 	ticked   prometheus.Counter
 	byPoll   prometheus.Counter
 	rescued  prometheus.Counter
+	overdue  *prometheus.GaugeVec
 }
 
 var _ engine.Observer = (*Metrics)(nil)
@@ -44,8 +45,10 @@ func NewMetrics() *Metrics {
 		ticked:  counter("tick_jobs_total", "Jobs that this runner's ticks made of slots."),
 		byPoll:  counter("jobs_found_by_poll_total", "Jobs found by poll that a notification should have announced."),
 		rescued: counter("claims_rescued_total", "Claims of dead runners that this runner gave back."),
+		overdue: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "pgtick", Name: "schedule_overdue",
+			Help: "1 for each schedule that had no done job within must_finish_within when this runner last looked."}, []string{"schedule"}),
 	}
-	m.registry.MustRegister(m.claimed, m.finished, m.waited, m.ran, m.refused, m.ticked, m.byPoll, m.rescued,
+	m.registry.MustRegister(m.claimed, m.finished, m.waited, m.ran, m.refused, m.ticked, m.byPoll, m.rescued, m.overdue,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -89,3 +92,11 @@ func (m *Metrics) FoundByPoll(jobs int) { m.byPoll.Add(float64(jobs)) }
 
 // Rescued implements engine.Observer.
 func (m *Metrics) Rescued(claims int) { m.rescued.Add(float64(claims)) }
+
+// Overdue implements engine.Observer.
+func (m *Metrics) Overdue(schedules []string) {
+	m.overdue.Reset()
+	for _, name := range schedules {
+		m.overdue.WithLabelValues(name).Set(1)
+	}
+}

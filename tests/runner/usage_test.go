@@ -131,6 +131,19 @@ func TestWork_HealthAndMetrics(t *testing.T) {
 	require.Contains(t, body, "pgtick_listener_hears 1")
 }
 
+func TestWork_AScheduleWithoutADoneJobInTime_ShowsInTheMetrics(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	ask[int64](t, db, `select pgtick.schedule('late', '@every 1s', 'test.nobody_has_it', p_must_finish_within => '1 second')`)
+	becomes(t, db, true, `select exists (select from pgtick.tick(), pgtick.overdue_schedules(pgtick.now()))`)
+	url := work(t, db, "--http=127.0.0.1:0").says(`health and metrics at (http://[0-9.:]+)"`)[1]
+	require.Eventually(t, func() bool {
+		_, body := get(t, url+"/metrics")
+		return strings.Contains(body, `pgtick_schedule_overdue{schedule="late"} 1`)
+	}, within, every)
+	require.Equal(t, "late", ask[string](t, db, `select s.name from pgtick.overdue as o join pgtick.schedules as s on s.id = o.schedule_id`))
+}
+
 func TestMigrate_BehindATransactionPooler_SaysSo_WithExitCode2(t *testing.T) {
 	t.Parallel()
 	db := pgtest.NewEmpty(t)

@@ -49,6 +49,26 @@ func TestWork_TheRunnersOwnClock_TicksAtTheSlot(t *testing.T) {
 	require.Less(t, ask[float64](t, db, `select extract(epoch from min(lateness))::float8 from pgtick.slots where schedule = 'often'`), 0.5)
 }
 
+func TestWork_WithOverlapWait_RunsOneJobOfTheScheduleAtATime_AndEachSlot(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	work(t, db, "--poll=1h")
+	ask[int64](t, db, `select pgtick.schedule('slow', '@every 1s', 'test.sleep', '{"ms": 1300}', p_on_overlap => 'wait')`)
+	becomes(t, db, true, `select count(*) filter (where state = 'done') >= 4 and count(*) filter (where blocked_by = 'overlap') >= 1 from pgtick.jobs where schedule = 'slow'`)
+	require.Equal(t, 0, ask[int](t, db, `select count(*) from pgtick.attempts as a join pgtick.attempts as b
+		on a.job_id < b.job_id and a.started_at < coalesce(b.finished_at, 'infinity') and b.started_at < coalesce(a.finished_at, 'infinity')`), "attempts that ran at the same time")
+	require.Equal(t, 0, ask[int](t, db, `select count(*) from (select started_at, lag(started_at) over (order by slot) as before from pgtick.jobs where state = 'done') as j where started_at < before`))
+}
+
+func TestWork_WithOverlapCancel_StopsTheJobThatRuns(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	work(t, db, "--poll=1h")
+	ask[int64](t, db, `select pgtick.schedule('endless', '@every 2s', 'test.sleep', '{"ms": 600000}', p_on_overlap => 'cancel')`)
+	becomes(t, db, true, `select count(*) >= 2 from pgtick.jobs where schedule = 'endless' and state = 'cancelled' and started_at is not null`)
+	becomes(t, db, 1, `select count(*) from pgtick.jobs where schedule = 'endless' and state = 'running'`)
+}
+
 func TestWork_AListenerWhoseConnectionDies_IsBackWithinSeconds(t *testing.T) {
 	t.Parallel()
 	db := fresh(t)
