@@ -692,10 +692,11 @@ comment on function pgtick.last_slots(pgtick.cron, text, timestamptz, timestampt
 
 -- "at time zone" alone is no check: it takes UTC+99 and Mars/Base+3 (POSIX, sign reversed), 05:00, and CET as an abbreviation, which has
 -- no summer time, where the zone of that name has. pg_timezone_names takes 27 ms, so it is read only for the names that need it.
+-- Not parallel safe, nor is what calls it: an exception block is a subtransaction, which no parallel worker may begin (until PostgreSQL 17).
 -- Etc/GMT goes from -14 to +12: past that PostgreSQL reads the name as POSIX text and takes any number of hours.
 create or replace function pgtick.check_time_zone(p_time_zone text)
 returns void
-language plpgsql stable parallel safe
+language plpgsql stable parallel unsafe
 set search_path = ''
 as $$
 declare
@@ -745,7 +746,7 @@ comment on function pgtick.check_moment(text, timestamptz) is 'Raise TK000, nami
 
 create or replace function pgtick.next_run(p_cron text, p_after timestamptz default pgtick.now(), p_time_zone text default 'UTC')
 returns timestamptz
-language plpgsql stable parallel safe
+language plpgsql stable parallel unsafe
 set search_path = ''
 as $$
 begin
@@ -758,7 +759,7 @@ comment on function pgtick.next_run(text, timestamptz, text) is 'The first slot 
 
 create or replace function pgtick.preview(p_cron text, p_time_zone text default 'UTC', p_from_at timestamptz default pgtick.now(), p_n integer default 5)
 returns setof timestamptz
-language plpgsql stable parallel safe
+language plpgsql stable parallel unsafe
 set search_path = ''
 as $$
 begin

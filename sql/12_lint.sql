@@ -345,12 +345,14 @@ declare
   v_now constant timestamptz := pgtick.now();
   v_usual constant interval := pgtick.usual_duration(p_schedule.task);
   v_endless pgtick.schedule_defs := p_schedule;
-  v_slot timestamptz := pgtick.next_for(p_schedule, v_now);
-  v_minute constant timestamptz := date_trunc('minute', coalesce(p_schedule.next_at, v_slot));
+  v_slot timestamptz;
+  v_minute timestamptz;
   v_next timestamptz;
   v_gap interval;
 begin
-  return query select l from pgtick.lint(p_schedule.cron, p_schedule.time_zone) as l;
+  return query select l from pgtick.lint(p_schedule.cron, p_schedule.time_zone) as l;   -- first, for it checks the zone
+  v_slot := pgtick.next_for(p_schedule, v_now);
+  v_minute := date_trunc('minute', coalesce(p_schedule.next_at, v_slot));
 
   if v_slot is null and p_schedule.ends_at is not null then
     v_endless.ends_at := null;

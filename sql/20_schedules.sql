@@ -131,7 +131,7 @@ comment on function pgtick.account_before_change(bigint, timestamptz, boolean) i
 
 create or replace function pgtick.guess_slots(p_schedule pgtick.schedule_defs, p_now timestamptz)
 returns integer
-language plpgsql stable parallel safe
+language plpgsql stable parallel unsafe
 set search_path = ''
 as $$
 begin

@@ -23,7 +23,7 @@ comment on function pgtick.version_windows(timestamptz, timestamptz) is 'For eac
 
 create or replace function pgtick.unaccounted_in(p_schedule_id bigint, p_schedule text, p_version integer, p_after timestamptz, p_until timestamptz)
 returns table (schedule text, slot timestamptz, version integer, why text)
-language plpgsql stable parallel safe
+language plpgsql stable parallel unsafe
 set search_path = ''
 as $$
 declare
@@ -60,7 +60,7 @@ comment on function pgtick.unaccounted_in(bigint, text, integer, timestamptz, ti
 
 create or replace function pgtick.unaccounted_slots(p_since interval default '30 days')
 returns table (schedule text, slot timestamptz, version integer, why text)
-language plpgsql stable parallel safe
+language plpgsql stable parallel unsafe
 set search_path = ''
 as $$
 declare
@@ -95,7 +95,7 @@ comment on function pgtick.check_until(timestamptz, timestamptz) is 'Raise TK000
 
 create or replace function pgtick.preview_change(p_name text, p_cron text default null, p_time_zone text default null, p_until_at timestamptz default null)
 returns table (slot timestamptz, change text)
-language plpgsql stable parallel safe
+language plpgsql stable parallel unsafe
 set search_path = ''
 as $$
 declare

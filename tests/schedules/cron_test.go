@@ -215,3 +215,10 @@ func TestNextSlot_AtGapAndFold_FollowsThePolicies(t *testing.T) {
 		require.Equal(t, row.want, got, "%s, on_gap %s, on_fold %s", row.cron, row.gap, row.fold)
 	}
 }
+
+func TestNextRun_InAParallelWorker_IsNotTried(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	setting := map[bool]string{true: "debug_parallel_query", false: "force_parallel_mode"}[one[int](t, db, "select current_setting('server_version_num')::int") >= 160000]
+	exec(t, db, "set "+setting+" = on; select pgtick.next_run('0 9 * * *', '2026-01-01', 'Europe/Berlin'), pgtick.describe('0 9 * * *'), pgtick.lint('0 9 * * *', 'Europe/Berlin'); reset "+setting)
+}

@@ -388,17 +388,13 @@ func (e expression) takes(m moment, gap, fold string) bool {
 // slowSlots is the same without any short cut but one: it walks each real minute from three days before to three days after.
 func slowSlots(e expression, zone *time.Location, from, to time.Time, gap, fold string) []int64 {
 	shown, found := map[time.Time][]time.Time{}, []int64{} // wall time, as if it were UTC -> the real minutes that show it
-	matches := func(wall time.Time) bool {
-		return e.matchesTime(wall.Hour()*60+wall.Minute()) &&
-			e.matchesDate(date{int8(wall.Day()), int8(wall.Month()), int8(wall.Weekday()), wall.AddDate(0, 0, 1).Day() == 1})
-	}
 	start, end := from.Truncate(time.Minute).Add(-72*time.Hour), to.Add(72*time.Hour)
 	before := wallOf(start.Add(-time.Minute), zone)
 	for at := start; at.Before(end); at = at.Add(time.Minute) {
 		wall := wallOf(at, zone)
 		shown[wall] = append(shown[wall], at)
 		for skipped := before.Add(time.Minute); skipped.Before(wall); skipped = skipped.Add(time.Minute) {
-			if matches(skipped) && !e.elapsed && gap == "run" {
+			if e.matches(skipped) && !e.elapsed && gap == "run" {
 				found = append(found, at.Unix()) // the gap's end
 			}
 		}
@@ -406,7 +402,7 @@ func slowSlots(e expression, zone *time.Location, from, to time.Time, gap, fold 
 	}
 	for wall, moments := range shown {
 		switch {
-		case !matches(wall):
+		case !e.matches(wall):
 			continue
 		case e.elapsed || fold == "both":
 		case fold == "last":
@@ -421,6 +417,12 @@ func slowSlots(e expression, zone *time.Location, from, to time.Time, gap, fold 
 	found = slices.DeleteFunc(found, func(at int64) bool { return at <= from.Unix() || at > to.Unix() })
 	slices.Sort(found)
 	return slices.Compact(found)
+}
+
+// matches takes a wall time as if it were UTC.
+func (e expression) matches(wall time.Time) bool {
+	return e.matchesTime(wall.Hour()*60+wall.Minute()) &&
+		e.matchesDate(date{int8(wall.Day()), int8(wall.Month()), int8(wall.Weekday()), wall.AddDate(0, 0, 1).Day() == 1})
 }
 
 func wallOf(at time.Time, zone *time.Location) time.Time {
