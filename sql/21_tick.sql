@@ -212,11 +212,15 @@ begin
     from unnest(p_slots, p_fates, p_causes, p_reasons, p_versions) as l(slot, fate, cause, reason, version)
     where not exists (select from pgtick.slot_log as g where g.schedule_id = p_schedule.id and g.slot = l.slot)
     window wanting as (partition by l.fate in ('enqueued', 'caught_up'))
-  ), decided as (
+  ), placed as (
     select f.*,
       f.wants_job and (v_overlap = 'skip' and (v_live_id is not null or f.slot <> f.first_slot) or v_overlap = 'cancel' and f.slot <> f.newest_slot) as clashes,
       f.wants_job and (v_overlap = 'wait' and (v_live_id is not null or f.slot <> f.first_slot) or v_overlap = 'cancel' and v_live_id is not null) as waits
     from fresh as f
+    order by f.slot
+  ), decided as materialized (
+    select p.*, case when p.wants_job and not p.clashes then nextval('pgtick.live_jobs_id_seq') end as job_id
+    from placed as p
   ), logged as (
     insert into pgtick.slot_log (schedule_id, slot, fate, version, cause, reason, job_id, recorded_at, clock)
     select p_schedule.id, d.slot, case when d.clashes then 'skipped_overlap' else d.fate end, d.version,
@@ -228,21 +232,18 @@ begin
         when d.waits and v_live_id is null then concat_ws('; ', d.reason, 'it waits for the slot before it')
         when d.waits then concat_ws('; ', d.reason, format(case v_overlap when 'wait' then 'it waits for job %s of slot %s' else 'job %s of slot %s is cancelled for it' end, v_live_id, pgtick.utc(v_live_slot)))
         else d.reason end,
-      case when d.wants_job and not d.clashes then nextval('pgtick.live_jobs_id_seq') end, p_now, p_clock
+      d.job_id, p_now, p_clock
     from decided as d
-    order by d.slot
-    on conflict do nothing
-    returning slot, job_id
+    returning 1
   ), made as (
     insert into pgtick.live_jobs (id, task, queue, priority, run_at, blocked_by, max_attempts, timeout, args, owner_id, schedule_id, slot, created_at)
     overriding system value
-    select l.job_id, p_schedule.task, p_schedule.queue, p_schedule.priority,
-      case when d.waits then 'infinity' else greatest(pgtick.slot_run_at(p_schedule.id, l.slot, p_schedule.jitter), p_now) end,
+    select d.job_id, p_schedule.task, p_schedule.queue, p_schedule.priority,
+      case when d.waits then 'infinity' else greatest(pgtick.slot_run_at(p_schedule.id, d.slot, p_schedule.jitter), p_now) end,
       case when d.waits then 'overlap' end,
-      p_schedule.max_attempts, p_schedule.timeout, p_schedule.args, p_schedule.owner_id, p_schedule.id, l.slot, p_now
-    from logged as l
-    join decided as d using (slot)
-    where l.job_id is not null
+      p_schedule.max_attempts, p_schedule.timeout, p_schedule.args, p_schedule.owner_id, p_schedule.id, d.slot, p_now
+    from decided as d
+    where d.job_id is not null
     returning live_jobs.run_at, live_jobs.slot
   )
   select (select count(*) from made), (select count(*) from logged), (select min(m.run_at) from made as m), (select max(m.slot) from made as m)
@@ -376,6 +377,8 @@ comment on function pgtick.has_moved(pgtick.schedule_defs) is 'Whether next_at i
 
 -- The common case in one statement: schedules of which exactly one slot is due. It leaves the others (several slots due, just broken, at
 -- the end of a pause, moved by new time zone rules, a job to wait for or to cancel) to account(), one by one.
+-- It joins nothing that it has made: such rows are guessed to be few, and each would be compared with each. Nor can rows clash: under the
+-- lock of the schedule nobody else writes its slots.
 create or replace function pgtick.tick_singles(p_ids bigint[], p_now timestamptz, p_outage pgtick.outages,
   out jobs integer, out done bigint[], out queues text[], out run_at timestamptz)
 language plpgsql volatile parallel unsafe
@@ -392,8 +395,10 @@ begin
     where s.id = any (p_ids) and s.broken_at is null and (s.paused_until is null or s.paused_until > p_now)
       and (f.following is null or f.following > p_now)
       and (s.time_zone = 'UTC' or not pgtick.has_moved(s))
-  ), fated as materialized (
+    order by s.next_at, s.id
+  ), placed as (
     select d.*, live.job_id as live_job_id, live.slot as live_slot, case
+      when exists (select from pgtick.slot_log as g where g.schedule_id = d.id and g.slot = d.next_at) then null   -- it has its row
       when d.paused_at is not null then 'skipped_paused'
       when d.next_at < v_grace_from and (d.on_missed = 'skip' or d.on_missed = 'all' and (d.catch_up_limit = 0
         or d.next_at < p_now - make_interval(secs => extract(epoch from d.catch_up_window)::double precision))) then 'missed'
@@ -407,6 +412,9 @@ begin
       order by j.slot
       limit 1) as live(job_id, slot) on true
     where live.job_id is null or d.on_overlap = 'skip'
+  ), fated as materialized (
+    select p.*, case when p.fate in ('enqueued', 'caught_up') then nextval('pgtick.live_jobs_id_seq') end as job_id
+    from placed as p
   ), logged as (
     insert into pgtick.slot_log (schedule_id, slot, fate, version, cause, reason, job_id, recorded_at, clock)
     select f.id, f.next_at, f.fate, f.version, case
@@ -417,19 +425,16 @@ begin
         when f.fate = 'skipped_paused' then pgtick.why_paused(f.schedule)
         when f.fate = 'skipped_overlap' then format('job %s of slot %s was still live', f.live_job_id, pgtick.utc(f.live_slot))
         when f.fate in ('missed', 'caught_up') then pgtick.why_missed(f.schedule, f.next_at, p_now, p_outage) end,
-      case when f.fate in ('enqueued', 'caught_up') then nextval('pgtick.live_jobs_id_seq') end, p_now, v_clock
+      f.job_id, p_now, v_clock
     from fated as f
-    order by f.next_at, f.id
-    on conflict do nothing
-    returning schedule_id, slot, job_id
+    where f.fate is not null
   ), made as (
     insert into pgtick.live_jobs (id, task, queue, priority, run_at, max_attempts, timeout, args, owner_id, schedule_id, slot, created_at)
     overriding system value
-    select l.job_id, f.task, f.queue, f.priority, greatest(pgtick.slot_run_at(f.id, f.next_at, f.jitter), p_now), f.max_attempts, f.timeout, f.args,
+    select f.job_id, f.task, f.queue, f.priority, greatest(pgtick.slot_run_at(f.id, f.next_at, f.jitter), p_now), f.max_attempts, f.timeout, f.args,
       f.owner_id, f.id, f.next_at, p_now
-    from logged as l
-    join fated as f on f.id = l.schedule_id
-    where l.job_id is not null
+    from fated as f
+    where f.job_id is not null
     returning live_jobs.queue, live_jobs.run_at
   ), moved_on as (
     update pgtick.schedule_defs as s set next_at = case when f.following >= f.ends_at then null else f.following end
