@@ -85,7 +85,7 @@ begin
   elsif p_text ~ '#' then
     perform pgtick.cron_error('TK014', p_cron, p_field, p_item, '"#" (the nth weekday) is Quartz syntax',
       'Run on that weekday, and let the task return early unless the day of the month is in the wanted week.');
-  elsif p_field = 3 and p_text ~* '^(L?W|[0-9]+W)$' then
+  elsif p_field = 3 and p_text ~* '^(L?W|WL|[0-9]+W)$' then
     perform pgtick.cron_error('TK014', p_cron, p_field, p_item, '"W" (the nearest working day) is Quartz syntax',
       'Name the days, or run on MON-FRI and let the task decide.');
   elsif p_field = 3 and p_text in ('L', 'l', '$') then
@@ -96,8 +96,16 @@ begin
       'Saturday is 6. For a month''s last such weekday run on that weekday and let the task check the date.');
   elsif p_text ~* '^[L$]$' then
     perform pgtick.cron_error('TK014', p_cron, p_field, p_item, 'L is known only in the day-of-month field', 'Name the value.');
-  elsif p_text ~* '^H(\(.*\))?$' or p_text ~ '~' then
+  elsif p_item ~* '^H(\(|/|$)' or p_text ~ '~' then
     perform pgtick.cron_error('TK014', p_cron, p_field, p_item, 'random times ("H", "~") are not known here', 'Name the time, and set p_jitter to spread the load.');
+  elsif p_text ~ '["''`]' then
+    perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), 'There are quotes too many: leave them out of the expression.');
+  elsif p_item ~ '[][(){}]' then
+    perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), 'Brackets are not known: write 1-5 or 1,2,3 alone.');
+  elsif p_text ~ '[.][.]' then
+    perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a range', left(p_text, 40)), format('A range has a dash: %s.', left(regexp_replace(p_text, '[.]+', '-'), 40)));
+  elsif p_text ~ '.[|;&+].' then
+    perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), format('A list has commas: %s.', left(regexp_replace(p_text, '[|;&+]+', ',', 'g'), 40)));
   elsif p_text ~ '[–—−‐‑]' then
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, 'this dash is not the plain "-"', 'Write the range with the hyphen from the keyboard.');
   elsif p_text ~ '[*]' then
@@ -108,15 +116,28 @@ begin
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, 'a whole number is needed', 'Use the next field for the finer part.');
   elsif p_text ~ '^[0-9]+:[0-9]+$' then
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, 'a time of day takes two fields',
-      format('09:30 is "30 9 * * *": minute first, then hour; here "%s %s".', ltrim(split_part(p_text, ':', 2), '0') , split_part(p_text, ':', 1)));
+      format('09:30 is "30 9 * * *": minute first, then hour; here "%s %s".', regexp_replace(split_part(p_text, ':', 2), '^0+(?=.)', ''), split_part(p_text, ':', 1)));
   elsif p_text ~ '^[-+][0-9]+$' then
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, 'a number has no sign', format('Use a number from %s to %s.', v_low, v_high));
   elsif p_field in (4, 5) and length(p_text) > 3 and strpos(v_names, lower(left(p_text, 3))) % 3 = 1 then
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a known name', left(p_text, 40)), format('Names have three letters: %s.', upper(left(p_text, 3))));
-  elsif p_field = 4 and length(p_text) = 3 and strpos('sunmontuewedthufrisat', lower(p_text)) % 3 = 1 then
+  elsif p_field = 5 and length(p_text) = 2 and strpos(v_names, lower(p_text)) % 3 = 1 then
+    perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a known name', p_text),
+      format('Names have three letters: %s.', upper(substr(v_names, strpos(v_names, lower(p_text)), 3))));
+  elsif p_field <> 5 and length(p_text) = 3 and strpos('sunmontuewedthufrisat', lower(p_text)) % 3 = 1 then
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('%s is a weekday', upper(p_text)), 'The order is minute, hour, day of month, month, weekday: weekdays come last.');
-  elsif p_field = 5 and length(p_text) = 3 and strpos('janfebmaraprmayjunjulaugsepoctnovdec', lower(p_text)) % 3 = 1 then
+  elsif p_field <> 4 and length(p_text) = 3 and strpos('janfebmaraprmayjunjulaugsepoctnovdec', lower(p_text)) % 3 = 1 then
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('%s is a month', upper(p_text)), 'The order is minute, hour, day of month, month, weekday: months come fourth.');
+  elsif p_field = 3 and lower(p_text) = 'last' then
+    perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', p_text), 'The last day of the month is L.');
+  elsif p_field = 3 and p_text ~ '^[0-9]{1,2}(st|nd|rd|th)$' then
+    perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', p_text), format('Write the number alone: %s.', substring(p_text from '[0-9]+')));
+  elsif p_field = 2 and p_text ~* '^[0-9]{1,2}(am|pm|h)$' then
+    perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', p_text), format('Hours are numbers from 0 to 23: here %s.',
+      case when p_text ~* 'h$' then substring(p_text from '[0-9]+')::integer
+           else substring(p_text from '[0-9]+')::integer % 12 + case when p_text ~* 'pm$' then 12 else 0 end end));
+  elsif p_text ~ '[^\u0001-\u007f]' then
+    perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), 'It has a character that is no plain letter or digit, perhaps from a copied text: type it anew.');
   end if;
   perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), 'Allowed are numbers, lists 1,2, ranges 1-5, steps */5 or 10-50/5, and names for months and weekdays.');
 end
@@ -147,7 +168,7 @@ begin
     if strpos(v_item, '/') > 0 then
       v_span := split_part(v_item, '/', 1);
       if split_part(v_item, '/', 2) !~ '^[0-9]{1,9}$' or split_part(v_item, '/', 3) <> '' or v_item ~ '/.*/' then
-        perform pgtick.cron_error('TK011', p_cron, p_field, v_item, 'the step after "/" must be one whole number', format('Write for example */%s.', least(5, v_high - v_low)));
+        perform pgtick.cron_error('TK011', p_cron, p_field, v_item, 'the step after "/" must be one whole number, of at most nine digits', format('Write for example */%s.', least(5, v_high - v_low)));
       end if;
       v_step := split_part(v_item, '/', 2)::integer;
       if v_step < 1 or v_step > v_high - v_low then
@@ -179,7 +200,7 @@ begin
         perform pgtick.cron_error('TK013', p_cron, p_field, v_item, 'the range runs backwards',
           case when p_field = 5 and v_from = 7 then format('As the start of a range Sunday is 0: write 0-%s.', v_to)
                when p_field = 5 then format('Over the week''s end write a list: %s.', (select string_agg((array['SUN','MON','TUE','WED','THU','FRI','SAT'])[d % 7 + 1], ',' order by d) from generate_series(v_from, v_to + 7) as d))
-               else format('Over the end write two ranges: %s-%s,%s-%s.', v_from, v_high, v_low, v_to) end);
+               else format('Over the end write both parts: %s,%s.', concat_ws('-', v_from, nullif(v_high, v_from)), concat_ws('-', v_low, nullif(v_to, v_low))) end);
       end if;
     else
       v_from := pgtick.cron_number(p_cron, p_field, v_item, v_span);
@@ -233,7 +254,10 @@ begin
         case v_lower when '@reboot' then 'Enqueue the job where the application starts: pgtick.enqueue(...).'
           when '@minutely' then 'Write * * * * *.' when '@every_minute' then 'Write * * * * *.' when '@secondly' then 'Write @every 1s.'
           when '@fortnightly' then 'Write 0 0 1,15 * *, or @every 14d.' when '@quarterly' then 'Write 0 0 1 */3 *.'
-          when '@weekdays' then 'Write 0 0 * * MON-FRI.' when '@noon' then 'Write 0 12 * * *.' else 'Write the five fields.' end);
+          when '@weekdays' then 'Write 0 0 * * MON-FRI.' when '@noon' then 'Write 0 12 * * *.'
+          when '@hour' then 'Write @hourly.' when '@day' then 'Write @daily.' when '@week' then 'Write @weekly.' when '@month' then 'Write @monthly.'
+          when '@year' then 'Write @yearly.' when '@annual' then 'Write @annually.' when '@minute' then 'Write * * * * *.'
+          else case when v_lower ~ '^@every[0-9]' then format('Put a blank after it: @every %s.', left(substr(v_lower, 7), 40)) else 'Write the five fields.' end end);
     end if;
   elsif left(v_text, 1) = '@' or v_lower ~ '^[0-9]+\s*(s|sec|secs|second|seconds)$' then
     v_match := regexp_match(v_lower, '^(?:@every\s+)?(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?$');
@@ -254,26 +278,36 @@ begin
   v_words := regexp_split_to_array(v_text, '\s+');
   if cardinality(v_words) <> 5 then
     perform pgtick.cron_error('TK010', v_given, null, null,
-      case when v_lower ~ '^(cron_)?tz=' then 'a time zone does not belong into the expression'
+      case when v_lower ~ '^(cron_)?tz=' or v_lower ~ '\s([a-z_]+/[a-z_/-]+|utc|gmt)$' and cardinality(v_words) = 6 then 'a time zone does not belong into the expression'
            when v_lower ~ '^(cron|rate)\(' then 'this is AWS syntax'
-           when v_lower ~ '^p(t|[0-9])' then 'this is an ISO 8601 duration'
+           when v_lower ~ '^(r[0-9]*/)?p(t|[0-9])' then 'this is an ISO 8601 duration'
            else format('%s field%s, but five are needed: minute hour day-of-month month weekday', cardinality(v_words), case when cardinality(v_words) = 1 then '' else 's' end) end,
-      case when v_lower ~ '^(cron_)?tz=' then 'Give it as p_time_zone.'
+      case when v_lower ~ '^(cron_)?tz=' or v_lower ~ '\s([a-z_]+/[a-z_/-]+|utc|gmt)$' and cardinality(v_words) = 6 then 'Give it as p_time_zone.'
            when v_lower ~ '^[0-9]+\s*(m|min|mins|minute|minutes)$' then format('Write @every %sm.', substring(v_lower from '\d+'))
            when v_lower ~ '^[0-9]+\s*(h|hour|hours)$' then format('Write @every %sh.', substring(v_lower from '\d+'))
            when v_lower ~ '^every\s+[0-9]+\s*min' then format('Write */%s * * * *.', substring(v_lower from '\d+'))
+           when v_lower ~ '^[0-9]+\s*(d|day|days)$' then format('Write @every %sd.', substring(v_lower from '\d+'))
+           when v_lower ~ '^([0-9]+[dhms]){2,}$' then format('Write @every %s.', left(v_lower, 40))
+           when v_lower ~ '^every\s+[0-9]+\s*h' then format('Write 0 */%s * * *.', substring(v_lower from '\d+'))
+           when v_lower ~ '^every\s*hour' then 'Write @hourly.'
+           when v_lower ~ '^every\s*day$' then 'Write @daily.'
            when v_lower ~ '^every\s*min' then 'Write * * * * *.'
+           when v_lower ~ '^every\s' then 'Words are not known: write for example 0 9 * * MON-FRI, or @every 2h.'
+           when v_lower ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}' then 'For one moment alone enqueue a job: pgtick.enqueue(…, p_run_at => …).'
            when v_lower in ('hourly', 'daily', 'weekly', 'monthly', 'yearly', 'annually', 'midnight') then format('Write @%s.', v_lower)
            when v_lower ~ '^(cron|rate)\(' then 'Write five fields without year and parentheses, or @every 5m.'
-           when v_lower ~ '^p(t|[0-9])' then 'Write it as @every 1h30m.'
+           when v_lower ~ '^(r[0-9]*/)?p(t|[0-9])' then 'Write it as @every 1h30m.'
            when v_lower ~ '^[0-9]{1,2}:[0-9]{2}$' then format('Every day at that time is %s %s * * *.', split_part(v_lower, ':', 2)::integer, split_part(v_lower, ':', 1)::integer)
+           when v_lower ~ '^[0-9]{1,2}(am|pm)$' then format('Every day at that hour is 0 %s * * *.', substring(v_lower from '\d+')::integer % 12 + case when v_lower ~ 'pm$' then 12 else 0 end)
+           when v_text ~ '\s#' then 'A comment is not part of the expression: leave it out.'
+           when cardinality(v_words) > 5 and v_lower ~ '^([0-9*?/,-]+\s+){3}[0-9a-z*?/,-]+\s+[0-9a-z*?#/,-]+\s+[./]?[a-z]{2,}' and v_words[6] !~* '^(mon|tue|wed|thu|fri|sat|sun)' then 'The command is not part of the expression: give the task as p_task.'
            when v_text ~ '(^|[,/-])\s+[,/-]|[,/-]\s|\s[,/-]' then 'Put no spaces inside a field.'
            when v_text ~ '[\u00a0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u3000\ufeff]' then 'It has blanks that are not plain ones, perhaps from a copied text: type it anew.'
            when cardinality(v_words) = 6 and v_words[6] ~ '^[12][0-9]{3}' then 'There is no field for the year: leave it out, and set p_ends_at.'
            when cardinality(v_words) = 6 and v_words[1] ~ '^0+$' then format('The first field seems to be seconds: write %s.', replace(array_to_string(v_words[2:6], ' '), '?', '*'))
            when cardinality(v_words) = 6 then 'There is no field for seconds: leave it out, or write @every 30s.'
            when cardinality(v_words) = 7 then 'Seconds and year (Quartz) are not known: leave the first and the last field out.'
-           when cardinality(v_words) = 4 then format('One field is missing; perhaps %s *.', array_to_string(v_words, ' '))
+           when cardinality(v_words) = 4 and v_text ~ '^[0-9*?]' then format('One field is missing; perhaps %s *.', array_to_string(v_words, ' '))
            when cardinality(v_words) > 7 then 'Put no spaces inside a field; the command is not part of the expression.'
            else 'For example 0 9 * * MON-FRI: at 09:00 from Monday to Friday.' end);
   end if;
@@ -716,12 +750,18 @@ begin
     and exists (select from pg_catalog.pg_timezone_names as n where lower(n.name) = lower(p_time_zone)) then
     return;
   end if;
+  -- UTC+2 is meant as two hours east of Greenwich, but Etc/GMT+2 is west
+  if p_time_zone ~* '^(UTC|GMT)?([+](0?[0-9]|1[0-4])|-(0?[0-9]|1[0-2]))(:?00)?$' then
+    raise exception using errcode = 'TK018', message = format('time zone "%s" is a fixed offset, without summer time', p_time_zone),
+      hint = format('Name a place, such as Europe/Berlin; where a fixed offset is meant, Etc/GMT%s%s, which has the sign the other way round.',
+        translate(substring(p_time_zone from '[+-]'), '+-', '-+'), substring(p_time_zone from '[+-]([0-9]{1,2})')::integer);
+  end if;
   select string_agg(near.name, ', ') into v_hint from (
     select n.name
     from pg_catalog.pg_timezone_names as n,
       lateral (select count(*) from generate_series(1, length(p_time_zone) - 2) as i
         where strpos(lower(n.name), lower(substr(p_time_zone, i, 3))) > 0) as same(parts)
-    where length(p_time_zone) <= 60 and n.name like '%/%' and n.name !~ '^(posix|right)/' and same.parts >= 2
+    where length(p_time_zone) <= 60 and n.name like '%/%' and n.name !~ '^(posix|right)/' and same.parts >= greatest(1, (length(p_time_zone) - 2) / 3)
     order by same.parts desc, abs(length(n.name) - length(p_time_zone)), n.name
     limit 3) as near;
   raise exception using errcode = 'TK018', message = format('time zone "%s" %s', coalesce(left(p_time_zone, 60), 'null'), v_why),

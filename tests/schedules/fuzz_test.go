@@ -3,6 +3,7 @@ package schedules
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,12 @@ func FuzzParse(f *testing.F) {
 		strings.Repeat("\t", 300) + "@never", strings.Repeat("\n", 300) + "@every 0s", strings.Repeat("x", 2000), strings.Repeat("1-", 300) + " * * * *",
 	} {
 		f.Add(text, []byte{byte(i), byte(37 * i), byte(i * i), 5, byte(11 * i), 0, byte(250 - i), 3, byte(7 * i), 1, 200, byte(i), 90, byte(13 * i), 0, 4, byte(i)})
+	}
+	r := rand.NewChaCha8([32]byte{})
+	for range 200 {
+		shape := make([]byte, 60)
+		_, _ = r.Read(shape)
+		f.Add("", shape)
 	}
 	db := pgtest.New(f)
 	conn, err := db.Pool.Acquire(context.Background())
