@@ -13,7 +13,10 @@ import (
 )
 
 // ours is pgtick's own engine, with its defaults.
-type ours struct{ pool *pgxpool.Pool }
+type ours struct {
+	pool    *pgxpool.Pool
+	noClock bool // leave slots to other clocks
+}
 
 type args struct {
 	Stamp int64  `json:"stamp"`
@@ -44,12 +47,17 @@ func (o *ours) work(ctx context.Context, c *counter) (func(), error) {
 		c.started(job.Args.Stamp)
 		return nil
 	})
+	return o.run(ctx, registry)
+}
+
+// run starts an engine with these tasks; stop returns when it has ended.
+func (o *ours) run(ctx context.Context, registry *tasks.Registry) (stop func(), err error) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	connect := func(ctx context.Context) (*pgx.Conn, error) {
 		return pgx.ConnectConfig(ctx, o.pool.Config().ConnConfig)
 	}
-	e, err := engine.New(engine.Options{Registry: registry, Pool: o.pool, Connect: connect, Listen: connect, Log: log})
+	e, err := engine.New(engine.Options{Registry: registry, Pool: o.pool, Connect: connect, Listen: connect, Log: log, NoClock: o.noClock})
 	if err != nil {
 		return nil, err
 	}
