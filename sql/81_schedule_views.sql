@@ -69,7 +69,8 @@ comment on column pgtick.schedules.source is 'What declared it, such as a file (
 
 create or replace view pgtick.schedule_versions with (security_invoker = true) as
 select s.name as schedule, c.version, c.what, c.changed_at, c.changed_by, c.reason, c.definition,
-  lead(c.changed_at) over (partition by c.schedule_id order by c.version) as replaced_at, c.schedule_id
+  lead(c.changed_at) over (partition by c.schedule_id order by c.version) as replaced_at, c.schedule_id,
+  lag(c.definition) over (partition by c.schedule_id order by c.version) as previous
 from pgtick.schedule_changes as c
 join pgtick.schedule_defs as s on s.id = c.schedule_id;
 comment on view pgtick.schedule_versions is 'Every version of every schedule, removed ones included: from when it applied, who made it, and all its settings.';
@@ -82,6 +83,7 @@ comment on column pgtick.schedule_versions.reason is 'Why, where the change was 
 comment on column pgtick.schedule_versions.definition is 'All settings, named as in pgtick.schedules.';
 comment on column pgtick.schedule_versions.replaced_at is 'When the next version took over; null = it applies.';
 comment on column pgtick.schedule_versions.schedule_id is 'pgtick.schedules.id.';
+comment on column pgtick.schedule_versions.previous is 'All settings before this change; null in the first version.';
 
 create or replace view pgtick.slots with (security_invoker = true) as
 select s.name as schedule, l.slot, l.fate, l.version, l.reason, l.recorded_at - l.slot as lateness, l.job_id, l.recorded_at, l.last_slot, l.slots, l.clock, l.schedule_id, l.cause

@@ -114,6 +114,8 @@ func TestSchedule_WhenAppliedAgain_ChangesNothing(t *testing.T) {
 	require.Equal(t, id, define(`{"a": 2}`))
 	require.Equal(t, []string{"created", "changed"}, all[string](t, db, "select what from pgtick.schedule_versions order by version"))
 	require.Equal(t, 2, one[int](t, db, "select version from pgtick.schedules"))
+	require.Equal(t, []string{"args {\"a\": 1, \"b\": 2} {\"a\": 2}"}, all[string](t, db, `select concat_ws(' ', n.key, v.previous -> n.key, n.value)
+		from pgtick.schedule_versions as v, jsonb_each(v.definition) as n where v.version = 2 and n.value <> v.previous -> n.key`), "old and new")
 }
 
 func TestSchedule_WhenMadeByManyAtOnce_IsOne(t *testing.T) {
