@@ -32,7 +32,6 @@ func proofAmount() amount {
 type tally struct {
 	mu                                                                sync.Mutex
 	expressions, neverFire, instants, shifts, slots, nears, different int
-	byShift                                                           map[string]int
 }
 
 func (c *tally) add(more *tally) {
