@@ -424,7 +424,6 @@ end
 $$;
 comment on function pgtick.pause_schedule(text, timestamptz) is 'Make no jobs for the slots from now on: each is accounted for as skipped_paused. p_until: from that moment on it runs again by itself; null = until pgtick.resume_schedule. Raises TK000, TK005 (broken), TK006.';
 
-drop function if exists pgtick.resume_schedule(text);   -- of the first release
 create or replace function pgtick.resume_schedule(p_name text, p_catch_up boolean default false)
 returns void
 language plpgsql volatile parallel unsafe security definer

@@ -40,6 +40,12 @@ func exec1(t *testing.T, db *pgtest.DB, statement string, args ...any) {
 	require.NoError(t, err, statement)
 }
 
+func ask1[T any](t *testing.T, db *pgtest.DB, query string, args ...any) (value T) {
+	t.Helper()
+	require.NoError(t, db.Pool.QueryRow(t.Context(), query, args...).Scan(&value), query)
+	return value
+}
+
 // column returns the first column of all rows.
 func column(t *testing.T, db *pgtest.DB, query string, args ...any) []string {
 	t.Helper()
