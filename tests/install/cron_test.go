@@ -88,8 +88,22 @@ func TestUp_AsAnOwnerWhoMayOnlyUsePgCron_MakesTheEntry(t *testing.T) {
 	cfg := config(t, server.URL("app"))
 	cfg.User, cfg.Password = "owner", "owner"
 	require.Contains(t, up(t, cfg).Installed, "pg_cron pgtick")
-	require.Equal(t, []string{"pgtick"}, entriesIn(t, newConn(t, server.URL("app")), "app"))
+	admin := newConn(t, server.URL("app"))
+	require.Equal(t, []string{"pgtick"}, entriesIn(t, admin, "app"))
 	require.True(t, up(t, cfg).Empty())
+
+	// what pg_cron records of its runs for this owner is removed with the slots, and nobody else's
+	_, err = admin.Exec(t.Context(), `insert into cron.job_run_details (jobid, runid, database, username, command, status, start_time, end_time)
+		select 1, 1000000 + row_number() over (), d.database, u.username, c.command, 'succeeded', a.at, a.at
+		from (values ('app'), ('another')) as d(database), (values ('owner'), (current_user)) as u(username), (values ('call pgtick.run_ticks()'), ('select 1')) as c(command),
+			(values (now() - interval '61 days'), (now() - interval '59 days')) as a(at)`)
+	require.NoError(t, err)
+	_, err = newConn(t, cfg.ConnString()).Exec(t.Context(), "select pgtick.maintain()")
+	require.NoError(t, err)
+	var left, own, problems int
+	require.NoError(t, admin.QueryRow(t.Context(), `select count(*), count(*) filter (where d.database = 'app' and d.username = 'owner' and d.command like 'call%'),
+		(select count(*) from pgtick.upkeep as u where u.problem is not null) from cron.job_run_details as d where d.runid > 1000000`).Scan(&left, &own, &problems))
+	require.Equal(t, []int{15, 1, 0}, []int{left, own, problems})
 }
 
 // From another database only a superuser may, unless he has granted it.
