@@ -12,6 +12,7 @@ declare
   v_new record;
 begin
   if to_regprocedure('credits.default_schedules()') is null then return; end if;
+  perform set_config('pgtick.source', 'migrate', true);   -- what pgtick schedules apply --prune leaves alone
   for v_new in
     select s.* from credits.default_schedules() as s
     where not exists (select from pgtick.installed as i where i.kind = 'schedule' and i.name = s.name)

@@ -25,6 +25,7 @@ func TestUp_OnAnEmptyDatabase_InstallsAll(t *testing.T) {
 	require.True(t, report.SQL)
 	require.Equal(t, "localhost/"+db.Name, report.Address)
 	require.NoError(t, migrations.Check(t.Context(), db.Pool))
+	require.Equal(t, []string{"migrate"}, column(t, db, "select distinct source from pgtick.schedules"))
 }
 
 func TestUp_Again_ChangesNothing(t *testing.T) {
