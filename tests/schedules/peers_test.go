@@ -184,6 +184,8 @@ func (c *comparison) atShift(q question) string {
 	switch {
 	case before.Minute() != 0 || after.Sub(before).Abs() != time.Hour:
 		return "the transition is not by one hour, at a full one"
+	case before.Before(after) && before.Hour() == 0: // both step from midnight to midnight, and go past the day that has none
+		return "the gap holds midnight"
 	case !c.peer.agrees(q.e, before, after):
 		return "it runs a gap's times otherwise"
 	}
