@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,6 +41,8 @@ type Options struct {
 	Detached bool
 	// Settings are further lines of postgresql.conf, by name.
 	Settings map[string]string
+	// Env is further environment of the server's own processes, each NAME=value. Neither its supervisor nor initdb sees it.
+	Env []string
 }
 
 // Server is a running PostgreSQL. Its methods are not for concurrent use, but for URL, Port, Pid and the paths.
@@ -225,6 +228,9 @@ func (s *Server) launchOnce(ctx context.Context) error {
 // spawn starts the server under a supervisor that stops it when we are gone, or by itself where it is to outlive us.
 func (s *Server) spawn() (*Process, error) {
 	args := []string{filepath.Join(s.bin, "postgres"), "-D", s.DataDir()}
+	if len(s.opt.Env) > 0 {
+		args = slices.Concat([]string{"env"}, s.opt.Env, args) // it becomes the server: no process is between
+	}
 	if s.opt.Detached {
 		return begin(s.who, s.LogFile(), nil, args...)
 	}

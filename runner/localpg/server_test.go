@@ -2,6 +2,7 @@ package localpg_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -76,6 +77,50 @@ func TestCrash_ThenRestart_KeepsWhatWasCommitted(t *testing.T) {
 	require.Zero(t, s.Pid())
 	require.NoError(t, s.Restart(t.Context()))
 	require.Equal(t, "0", query(t, s, "select count(*)::text from kept"))
+}
+
+func TestStart_WithEnv_GivesItToTheServer(t *testing.T) {
+	t.Parallel()
+	s := start(t, localpg.Options{Env: []string{"PGTICK_TEST_ENV=two words", "PGTICK_TEST_OTHER=1"}})
+	query(t, s, "create table seen (line text)")
+	query(t, s, `copy seen from program 'echo "$PGTICK_TEST_ENV $PGTICK_TEST_OTHER"'`)
+	require.Equal(t, "two words 1", query(t, s, "select line from seen"))
+	require.NoError(t, s.Restart(t.Context()))
+	query(t, s, `copy seen from program 'echo again $PGTICK_TEST_OTHER'`)
+	require.Equal(t, "again 1", query(t, s, "select line from seen where line like 'again%'"))
+}
+
+func TestKill_EndsEachProcess_AndRestartKeepsWhatWasCommitted(t *testing.T) {
+	t.Parallel()
+	s := start(t, localpg.Options{Settings: map[string]string{"synchronous_commit": "on"}})
+	query(t, s, "create table kept (n int)")
+	at := filepath.Join(s.DataDir(), "postmaster.pid")
+	require.NoError(t, s.Kill())
+	require.Zero(t, s.Pid())
+	require.FileExists(t, at, "it had no time to remove it")
+	require.NoError(t, s.Kill(), "it may be killed twice")
+	require.NoError(t, s.Restart(t.Context()), "a process that still ran would not let it start")
+	require.Equal(t, "0", query(t, s, "select count(*)::text from kept"))
+}
+
+func TestStandby_Follows_AndIsPromotedWhenTheOtherIsLost(t *testing.T) {
+	t.Parallel()
+	primary := start(t, localpg.Options{})
+	query(t, primary, "create table followed (n int)")
+	standby, err := primary.Standby(t.Context(), localpg.Options{Settings: map[string]string{"work_mem": "7MB"}})
+	if errors.Is(err, localpg.ErrNoBaseBackup) {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, standby.Close()) })
+	require.Equal(t, "7MB true", query(t, standby, "select current_setting('work_mem') || ' ' || pg_is_in_recovery()"))
+	query(t, primary, "insert into followed values (1)")
+	require.Eventually(t, func() bool { return query(t, standby, "select count(*)::text from followed") == "1" }, time.Minute, 20*time.Millisecond)
+	require.NoError(t, primary.Kill())
+	require.NoError(t, standby.Promote(t.Context()))
+	query(t, standby, "insert into followed values (2)")
+	require.Equal(t, "2", query(t, standby, "select count(*)::text from followed"))
+	require.NoError(t, primary.Restart(t.Context()), "so that the shared memory it left goes as well")
 }
 
 func TestStart_WithABadSetting_ReturnsWhatTheServerSaid(t *testing.T) {

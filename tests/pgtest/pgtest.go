@@ -12,8 +12,11 @@
 package pgtest
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"sync"
@@ -100,9 +103,7 @@ func NewEmptyWithCron(t testing.TB) *DB {
 	if os.Getenv("TEST_DATABASE_URL") != "" {
 		t.Skip("needs a server of its own with pg_cron, and TEST_DATABASE_URL is set")
 	}
-	if bin, err := localpg.FindBinaries(true); err == nil && !localpg.HasCron(bin) {
-		t.Skip("the PostgreSQL in " + bin + " has no pg_cron")
-	}
+	needCron(t)
 	s := withCron.get(t)
 	db := s.database(t, "template0")
 	t.Cleanup(func() { s.exec(t, "select cron.unschedule(c.jobid) from cron.job as c where c.database = $1", db.Name) })
@@ -112,20 +113,70 @@ func NewEmptyWithCron(t testing.TB) *DB {
 // Server starts a server for one test alone, which may crash and restart it. What was committed survives. NewOn makes databases.
 func Server(t testing.TB) *localpg.Server {
 	t.Helper()
-	settings := testSettings()
-	settings["synchronous_commit"] = "on"
-	own, err := localpg.Start(context.Background(), localpg.Options{Settings: settings})
+	return ServerWith(t, localpg.Options{})
+}
+
+// ServerWith is Server with options of the test's own. With pg_cron, where it lives is database postgres; the test is skipped where it
+// is not installed.
+func ServerWith(t testing.TB, opt localpg.Options) *localpg.Server {
+	t.Helper()
+	if opt.Cron {
+		needCron(t)
+	}
+	own, err := localpg.Start(context.Background(), forTests(opt))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, own.Close()) })
+	if opt.Cron {
+		(&server{url: own.URL("postgres")}).exec(t, "create extension pg_cron with schema pg_catalog")
+	}
 	return own
 }
 
-// NewOn returns a database with pgtick on a server of the test's own.
+// StandbyOf starts a standby of a server of the test's own, with options as for ServerWith. The test is skipped where pg_basebackup is
+// not installed.
+func StandbyOf(t testing.TB, primary *localpg.Server, opt localpg.Options) *localpg.Server {
+	t.Helper()
+	standby, err := primary.Standby(context.Background(), forTests(opt))
+	if errors.Is(err, localpg.ErrNoBaseBackup) {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, standby.Close()) })
+	return standby
+}
+
+func forTests(opt localpg.Options) localpg.Options {
+	settings := testSettings()
+	settings["synchronous_commit"] = "on"
+	maps.Copy(settings, opt.Settings)
+	opt.Settings, opt.Temp = settings, cmp.Or(opt.Temp, fastFolder())
+	return opt
+}
+
+func needCron(t testing.TB) {
+	t.Helper()
+	if bin, err := localpg.FindBinaries(true); err == nil && !localpg.HasCron(bin) {
+		t.Skip("the PostgreSQL in " + bin + " has no pg_cron")
+	}
+}
+
+// NewOn returns a database with pgtick on a server of the test's own. It goes with the server, which need not run at the test's end.
 func NewOn(t testing.TB, own *localpg.Server) *DB {
 	t.Helper()
-	db := (&server{url: own.URL("postgres")}).database(t, "template0")
+	s := &server{url: own.URL("postgres")}
+	db := s.create(t, "template0")
+	db.open(t)
 	db.Migrate(t)
 	return db
+}
+
+// At returns the database of this name and content on another server of the test's own: on the standby of the one that NewOn made it on.
+func (db *DB) At(t testing.TB, own *localpg.Server) *DB {
+	t.Helper()
+	s := &server{url: own.URL("postgres")}
+	there := &DB{Name: db.Name, URL: s.urlOf(db.Name), server: s}
+	there.open(t)
+	return there
 }
 
 // Migrate installs pgtick, or brings it up to date.
@@ -252,23 +303,35 @@ func (s *server) settle(ctx context.Context) error {
 // database makes one and has it dropped at the end of the test.
 func (s *server) database(t testing.TB, template string) *DB {
 	t.Helper()
+	db := s.create(t, template)
+	t.Cleanup(func() { s.exec(t, "drop database if exists "+db.Name+" with (force)") })
+	db.open(t)
+	if template == s.template && template != "" {
+		// A copy is refused to runners until its own address is recorded. For a test's database that is no protection but a nuisance.
+		_, err := db.Pool.Exec(context.Background(), "select pgtick.adopt($1, p_only => true)", migrations.Address(db.Config(t)))
+		require.NoError(t, err)
+	}
+	return db
+}
+
+func (s *server) create(t testing.TB, template string) *DB {
+	t.Helper()
 	db := &DB{Name: fmt.Sprintf("pgtick_test_%d_%d", os.Getpid(), counter.Add(1)), server: s}
 	db.URL = s.urlOf(db.Name)
 	// A copy of the files, not of each page by way of the log: four times as fast in memory.
 	s.exec(t, "create database "+db.Name+" template "+template+" strategy file_copy")
-	t.Cleanup(func() { s.exec(t, "drop database if exists "+db.Name+" with (force)") })
+	return db
+}
+
+// open makes the pool, which closes at the end of the test.
+func (db *DB) open(t testing.TB) {
+	t.Helper()
 	cfg, err := pgxpool.ParseConfig(db.URL)
 	require.NoError(t, err)
 	cfg.MaxConns = 32
 	db.Pool, err = pgxpool.NewWithConfig(context.Background(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { db.close(t) })
-	if template == s.template && template != "" {
-		// A copy is refused to runners until its own address is recorded. For a test's database that is no protection but a nuisance.
-		_, err = db.Pool.Exec(context.Background(), "select pgtick.adopt($1, p_only => true)", migrations.Address(cfg.ConnConfig))
-		require.NoError(t, err)
-	}
-	return db
 }
 
 // close does not wait for ever for a connection that a failed test has kept.
