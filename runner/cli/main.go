@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -52,6 +53,7 @@ func run(ctx context.Context, args []string, out, talk io.Writer, registries ...
 	err := root.ExecuteContext(ctx)
 	if err != nil {
 		_, _ = fmt.Fprintln(talk, "pgtick:", lineBreak.ReplaceAllString(err.Error(), "; "))
+		sayRemedy(talk, err)
 	}
 	return exitCode(err)
 }
@@ -89,7 +91,7 @@ func newRoot(registry *tasks.Registry) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath())}
 	})
-	root.AddCommand(workCommand(registry), migrateCommand(), adoptCommand(), devCommand(registry), configTopic())
+	root.AddCommand(workCommand(registry), migrateCommand(), adoptCommand(), devCommand(registry), schedulesCommand(), configTopic())
 	wrapArgs(root)
 	return root
 }
@@ -102,13 +104,26 @@ func wrapArgs(cmd *cobra.Command) {
 			check = cobra.NoArgs
 		}
 		if err := check(cmd, args); err != nil {
-			return usageError{fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath())}
+			return usageError{fmt.Errorf("%w%s (see: %s --help)", err, perhaps(cmd, args), cmd.CommandPath())}
 		}
 		return nil
 	}
 	for _, sub := range cmd.Commands() {
 		wrapArgs(sub)
 	}
+}
+
+// perhaps names the command below cmd that may be meant.
+func perhaps(cmd *cobra.Command, args []string) string {
+	if !cmd.HasSubCommands() || len(args) == 0 {
+		return ""
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	near := cmd.SuggestionsFor(args[0])
+	if len(near) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
 }
 
 // buildVersion is what the build says of itself, or the module's version when somebody else's program imports us.

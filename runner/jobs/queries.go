@@ -5,7 +5,9 @@ package jobs
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -406,3 +408,206 @@ func text(value json.RawMessage) *string {
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// SpeakPlainly makes the transaction's times and intervals read the same whatever the login's settings are.
+func SpeakPlainly(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, `select set_config('TimeZone', 'UTC', true), set_config('IntervalStyle', 'postgres', true), set_config('DateStyle', 'ISO, YMD', true)`)
+	return failed("prepare the session", err)
+}
+
+// nextLocal is next_at of pgtick.schedules as s, as the zone's clocks show it. A zone that the server has lost would raise.
+const nextLocal = `coalesce(to_char(case when s.time_zone = 'UTC' then s.next_at at time zone 'UTC'
+	when s.time_zone in (select z.name from pg_catalog.pg_timezone_names as z) then s.next_at at time zone s.time_zone end, 'YYYY-MM-DD HH24:MI:SS'), '')`
+
+// Schedules lists the schedules by name, or the one with the given name.
+func Schedules(ctx context.Context, db DB, name *string) ([]ScheduleRow, error) {
+	rows, err := db.Query(ctx, `select row_to_json(s)::text, `+nextLocal+`, coalesce(extract(epoch from s.typical_duration), 0)::float8
+		from pgtick.schedules as s where $1::text is null or s.name = $1::text order by s.name`, name)
+	if err != nil {
+		return nil, failed("read the schedules", err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s ScheduleRow, err error) {
+		var typical float64
+		if err := row.Scan(&s.JSON, &s.NextLocal, &typical); err != nil {
+			return s, err
+		}
+		s.Typical = seconds(typical)
+		return s, json.Unmarshal(s.JSON, &s)
+	})
+	return all, failed("read the schedules", err)
+}
+
+// LatestSlots are the newest rows of pgtick.slots of a schedule, newest first, as JSON.
+func LatestSlots(ctx context.Context, db DB, schedule string, n int) ([]json.RawMessage, error) {
+	return jsonRows[json.RawMessage](ctx, db, "read the slots", `select row_to_json(l)::text from pgtick.slots as l where l.schedule = $1::text order by l.slot desc limit $2::bigint`, schedule, n)
+}
+
+// LatestVersions are the newest rows of pgtick.schedule_versions of a schedule, newest first, as JSON.
+func LatestVersions(ctx context.Context, db DB, schedule string, n int) ([]json.RawMessage, error) {
+	return jsonRows[json.RawMessage](ctx, db, "read the versions", `select row_to_json(v)::text from pgtick.schedule_versions as v where v.schedule = $1::text order by v.version desc limit $2::bigint`, schedule, n)
+}
+
+// WhySchedule says why a schedule makes no jobs, the first reason first. It fails with ErrNoSchedule where there is none of that name.
+func WhySchedule(ctx context.Context, db DB, schedule string) ([]Why, error) {
+	return jsonRows[Why](ctx, db, "ask why", `select row_to_json(w)::text from pgtick.why_schedule($1::text) as w order by w.rank`, schedule)
+}
+
+// LintSchedules warns of what schedules (null: all) probably do not mean.
+func LintSchedules(ctx context.Context, db DB, schedule *string) ([]Warning, error) {
+	return jsonRows[Warning](ctx, db, "look for warnings", `select row_to_json(w)::text from pgtick.lint_schedules($1::text) as w`, schedule)
+}
+
+// jsonRows reads rows of one column that holds JSON.
+func jsonRows[V any](ctx context.Context, db DB, doing, sql string, args ...any) ([]V, error) {
+	rows, err := db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, failed(doing, err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (value V, err error) {
+		var text []byte
+		if err := row.Scan(&text); err != nil {
+			return value, err
+		}
+		return value, json.Unmarshal(text, &value)
+	})
+	return all, failed(doing, err)
+}
+
+// LintCron warns of what a cron expression probably does not mean.
+func LintCron(ctx context.Context, db DB, cron, zone string) ([]string, error) {
+	rows, err := db.Query(ctx, `select l from pgtick.lint($1::text, $2::text) as l`, cron, zone)
+	if err != nil {
+		return nil, failed("look for warnings", err)
+	}
+	warnings, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return warnings, failed("look for warnings", err)
+}
+
+// Describe says a cron expression in plain English.
+func Describe(ctx context.Context, db DB, cron string) (description string, err error) {
+	err = db.QueryRow(ctx, `select pgtick.describe($1::text)`, cron).Scan(&description)
+	return description, failed("describe the cron expression", err)
+}
+
+// Preview lists the first n slots after a moment, given as one, or as the wall time of the zone; neither: after now.
+func Preview(ctx context.Context, db DB, cron, zone string, from *time.Time, wall *string, n int) ([]PlannedSlot, error) {
+	rows, err := db.Query(ctx, `select p, to_char(p at time zone $2::text, 'Dy YYYY-MM-DD HH24:MI:SS')
+		from pgtick.preview($1::text, $2::text, coalesce($3::timestamptz, $4::text::timestamp at time zone $2::text, pgtick.now()), $5::integer) as p`,
+		cron, zone, from, wall, n)
+	if err != nil {
+		return nil, failed("preview the cron expression", err)
+	}
+	slots, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p PlannedSlot, err error) {
+		return p, row.Scan(&p.Slot, &p.Local)
+	})
+	return slots, failed("preview the cron expression", err)
+}
+
+// Forecast calls see for each slot up to a moment, in order.
+func Forecast(ctx context.Context, db DB, until time.Time, see func(Expected) error) error {
+	rows, err := db.Query(ctx, `select row_to_json(f)::text, f.slot, f.schedule, f.run_at, f.expected, coalesce(f.overlapping, false), coalesce(f.load, 0)
+		from pgtick.forecast($1::timestamptz) as f`, until)
+	if err != nil {
+		return failed("forecast", err)
+	}
+	var e Expected
+	_, err = pgx.ForEachRow(rows, []any{&e.JSON, &e.Slot, &e.Schedule, &e.RunAt, &e.Fate, &e.Overlaps, &e.Load}, func() error { return see(e) })
+	return failed("forecast", err)
+}
+
+// PauseUntil makes no jobs for a schedule's slots until a moment, or for some time from now; neither: until it is resumed.
+func PauseUntil(ctx context.Context, db DB, name string, until *time.Time, length time.Duration) error {
+	_, err := db.Exec(ctx, `select pgtick.pause_schedule($1::text, coalesce($2::timestamptz, pgtick.now() + make_interval(secs => nullif($3::float8, 0))))`,
+		name, until, length.Seconds())
+	return failed("pause "+name, err)
+}
+
+// Resume ends a pause; with catchUp the slots in it are treated as missed ones.
+func Resume(ctx context.Context, db DB, name string, catchUp bool) error {
+	_, err := db.Exec(ctx, `select pgtick.resume_schedule($1::text, $2::boolean)`, name, catchUp)
+	return failed("resume "+name, err)
+}
+
+// JobRow is a row of pgtick.jobs, as JSON.
+func JobRow(ctx context.Context, db DB, id int64) (row json.RawMessage, err error) {
+	err = db.QueryRow(ctx, `select row_to_json(j)::text from pgtick.jobs as j where j.id = $1::bigint`, id).Scan(&row)
+	return row, failed("read a job", err)
+}
+
+// Served tells whether a runner that lives takes a job's task from its queue.
+func Served(ctx context.Context, db DB, id int64) (yes bool, err error) {
+	err = db.QueryRow(ctx, `select exists (select from pgtick.jobs as j join pgtick.runners as r on r.state = 'alive' and j.task = any (r.tasks) and j.queue = any (r.queues)
+		where j.id = $1::bigint)`, id).Scan(&yes)
+	return yes, failed("look for a runner", err)
+}
+
+// BeginDeclaring makes pgtick.schedule note, until the transaction ends, who declares and what. One such transaction runs at a time, so
+// that two never lock each other's schedules crosswise.
+func BeginDeclaring(ctx context.Context, tx pgx.Tx, source string) error {
+	_, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended('pgtick.declare', 0)), set_config('pgtick.source', $1::text, true), set_config('pgtick.declared', '[]', true)`, source)
+	return failed("begin to declare", err)
+}
+
+// Declared names the schedules that pgtick.schedule was called for.
+func Declared(ctx context.Context, tx pgx.Tx) (names []string, err error) {
+	err = tx.QueryRow(ctx, `select array(select distinct jsonb_array_elements_text(coalesce(nullif(current_setting('pgtick.declared', true), ''), '[]')::jsonb) order by 1)`).Scan(&names)
+	return names, failed("read what is declared", err)
+}
+
+// Declare calls pgtick.schedule with these arguments alone, so that all defaults are the database's.
+func Declare(ctx context.Context, tx pgx.Tx, arguments []Argument) error {
+	list, values := make([]string, len(arguments)), make([]any, len(arguments))
+	for i, a := range arguments {
+		list[i], values[i] = fmt.Sprintf("p_%s => $%d::text::%s", a.Name, i+1, a.Type), a.Text
+	}
+	_, err := tx.Exec(ctx, `select pgtick.schedule(`+strings.Join(list, ", ")+`)`, values...)
+	return failed("schedule", err)
+}
+
+// DeclareInSQL runs statements in such a way that they can't end the transaction.
+func DeclareInSQL(ctx context.Context, tx pgx.Tx, text string) error {
+	if _, err := tx.Exec(ctx, `select set_config('pgtick.file', $1::text, true)`, text); err != nil {
+		return failed("hand over the statements", err)
+	}
+	_, err := tx.Exec(ctx, `do $$ begin execute current_setting('pgtick.file'); end $$`)
+	return failed("run the statements", err)
+}
+
+// RenameSchedule gives a schedule another name; its history stays with it.
+func RenameSchedule(ctx context.Context, db DB, name, newName string) error {
+	_, err := db.Exec(ctx, `select pgtick.rename_schedule($1::text, $2::text)`, name, newName)
+	return failed("rename "+name, err)
+}
+
+// Unschedule ends a schedule; its history stays.
+func Unschedule(ctx context.Context, db DB, name string) error {
+	_, err := db.Exec(ctx, `select pgtick.unschedule($1::text)`, name)
+	return failed("unschedule "+name, err)
+}
+
+// ScheduleStates reads what all schedules are set to, by their ids.
+func ScheduleStates(ctx context.Context, db DB) (map[int64]ScheduleState, error) {
+	pairs := ""
+	for _, name := range ScheduleSettings() {
+		pairs += fmt.Sprintf(", '%s', s.%s", name, name)
+	}
+	rows, err := db.Query(ctx, `select s.id, s.name, coalesce(s.source, ''), jsonb_build_object(`+pairs[2:]+`), s.next_at, `+nextLocal+` from pgtick.schedules as s`)
+	if err != nil {
+		return nil, failed("read the schedules", err)
+	}
+	all := map[int64]ScheduleState{}
+	var s ScheduleState
+	_, err = pgx.ForEachRow(rows, []any{&s.ID, &s.Name, &s.Source, &s.Settings, &s.NextAt, &s.NextLocal}, func() error {
+		all[s.ID] = s
+		s = ScheduleState{}
+		return nil
+	})
+	return all, failed("read the schedules", err)
+}
+
+// CountChange counts the slots of the coming 30 days that another expression or zone would add to a schedule, and drop.
+func CountChange(ctx context.Context, db DB, name, cron, zone string) (added, dropped int, err error) {
+	err = db.QueryRow(ctx, `select count(*) filter (where c.change = 'added'), count(*) filter (where c.change = 'dropped')
+		from pgtick.preview_change($1::text, $2::text, $3::text) as c`, name, cron, zone).Scan(&added, &dropped)
+	return added, dropped, failed("count the slots that change", err)
+}
