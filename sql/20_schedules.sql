@@ -77,7 +77,7 @@ begin
   raise exception using errcode = 'TK006',
     message = format('no schedule is named %s', coalesce('"' || left(p_name, 200) || '"', 'null')) || coalesce(': it was unscheduled at ' || pgtick.utc(v_removed_at), ''),
     hint = case when v_removed_at is not null then 'pgtick.schedule with this name brings it back.'
-      else coalesce(format('Did you mean "%s"?', v_near), 'The names are in pgtick.schedules.') end;
+      when v_near is not null then format('Did you mean "%s"?', v_near) else 'The names are in pgtick.schedules.' end;
 end
 $$;
 comment on function pgtick.refuse_schedule(text) is 'Raise TK006: no such schedule, with the nearest name as hint.';

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // ErrNoBaseBackup says that the PostgreSQL that was found has no pg_basebackup, without which there is no standby.
@@ -59,16 +57,12 @@ func (s *Server) copyOf(ctx context.Context, primary *Server) error {
 
 // Promote makes a standby a server of its own, which takes writes, and returns when it does.
 func (s *Server) Promote(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, s.URL("postgres"))
-	if err != nil {
-		return err
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "pg_ctl"), "promote", "-D", s.DataDir(), "--wait", "--timeout", "60")
+	cmd.Dir, cmd.SysProcAttr = "/", apart(s.who)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("pg_ctl promote: %w: %s", err, bytes.TrimSpace(out))
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	promoted := false
-	if err := conn.QueryRow(ctx, "select pg_catalog.pg_promote()").Scan(&promoted); err != nil || promoted {
-		return err
-	}
-	return errors.New("the standby was not promoted within a minute")
+	return nil
 }
 
 // Kill ends the server as the loss of its machine would: SIGKILL to the postmaster and to each of its processes. It returns when they

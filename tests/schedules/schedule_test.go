@@ -267,6 +267,7 @@ func TestUnknownSchedule_SuggestsTheNearestName(t *testing.T) {
 		require.Contains(t, e.Message, "daly-report")
 		require.Contains(t, e.Hint, `"daily-report"`)
 	}
+	require.Equal(t, "The names are in pgtick.schedules.", refused(t, db, "select pgtick.run_now('zzz')").Hint)
 	for _, call := range []string{"unschedule(null)", "pause_schedule(null)", "resume_schedule(null)", "run_now(null)", "rename_schedule(null, 'x')"} {
 		require.Equal(t, "TK006", refused(t, db, "select pgtick."+call).Code, call)
 	}
