@@ -35,7 +35,7 @@ func (b *bench) crowded(ctx context.Context) (*crowd, error) {
 	if err := c.setClock(ctx, noon.Add(-time.Hour)); err != nil {
 		return nil, err
 	}
-	if c.created, err = c.schedule(ctx, "s", c.schedules); err != nil {
+	if c.created, err = c.schedule(ctx, c.schedules, kinds); err != nil {
 		return nil, err
 	}
 	if err := c.makeBare(ctx); err != nil {
@@ -45,11 +45,11 @@ func (b *bench) crowded(ctx context.Context) (*crowd, error) {
 	return c, exec(ctx, c.pool, `vacuum (analyze) pgtick.schedule_defs, pgtick.schedule_changes`)
 }
 
-// schedule makes n schedules in one statement.
-func (s *store) schedule(ctx context.Context, prefix string, n int) (time.Duration, error) {
+// schedule makes n schedules of these kinds in one statement.
+func (s *store) schedule(ctx context.Context, n int, kinds string) (time.Duration, error) {
 	started := time.Now()
-	made, err := number[int](ctx, s, `select count(pgtick.schedule($1 || i, k.cron, 'noop', jsonb_build_object('stamp', 0, 'pad', $2::text), k.zone))
-		from generate_series(1, $3::integer) as i join `+kinds+` on k.place = i % 8`, prefix, pad, n)
+	made, err := number[int](ctx, s, `select count(pgtick.schedule('s' || i, k.cron, 'noop', jsonb_build_object('stamp', 0, 'pad', $1::text), k.zone))
+		from generate_series(1, $2::integer) as i join `+kinds+` on k.place = i % 8`, pad, n)
 	if err == nil && made != n {
 		err = fmt.Errorf("made %d schedules of %d", made, n)
 	}

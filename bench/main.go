@@ -59,6 +59,7 @@ func (b *bench) parts() []part {
 		{"schedules", []spec{{"tick_100k", "s"}, {"tick_100k_two_callers", "s"}, {"tick_100k_longest_chunk", "ms"}, {"tick_100k_claims", "jobs/s"},
 			{"tick_100k_by_runner", "s"}, {"tick_100k_by_runner_claims", "jobs/s"}}, b.tickAll},
 		{"schedules", []spec{{"outage_40d_10k", "s"}, {"outage_40d_10k_rows", "rows"}}, b.outage},
+		{"schedules", []spec{{"forecast_day_100", "ms"}, {"forecast_day_1000", "ms"}, {"unaccounted_30d_100", "ms"}, {"unaccounted_30d_1000", "ms"}}, b.calendar},
 	}
 }
 
