@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -19,9 +20,12 @@ const kinds = `(values
 type crowd struct {
 	*store
 	schedules int
-	created   time.Duration // how long pgtick.schedule took for all of them
+	created   time.Duration // how long pgtick.schedule took for a tenth of them
 	copied    time.Duration // and a bare insert of the same rows
 }
+
+// copies of each schedule that pgtick.schedule has made fill the crowd: by itself it would take minutes.
+const copies = 9
 
 func (b *bench) crowded(ctx context.Context) (*crowd, error) {
 	if b.crowd != nil {
@@ -31,14 +35,15 @@ func (b *bench) crowded(ctx context.Context) (*crowd, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &crowd{store: s, schedules: b.size.schedules}
+	originals := b.size.schedules / (copies + 1)
+	c := &crowd{store: s, schedules: originals * (copies + 1)}
 	if err := c.setClock(ctx, noon.Add(-time.Hour)); err != nil {
 		return nil, err
 	}
-	if c.created, err = c.schedule(ctx, c.schedules, kinds); err != nil {
+	if c.created, err = c.schedule(ctx, originals, kinds); err != nil {
 		return nil, err
 	}
-	if err := c.makeBare(ctx); err != nil {
+	if err := errors.Join(c.makeBare(ctx), c.copy(ctx)); err != nil {
 		return nil, err
 	}
 	b.crowd = c
@@ -54,6 +59,23 @@ func (s *store) schedule(ctx context.Context, n int, kinds string) (time.Duratio
 		err = fmt.Errorf("made %d schedules of %d", made, n)
 	}
 	return time.Since(started), err
+}
+
+// copy multiplies the schedules, whatever columns they have, and their versions with them.
+func (c *crowd) copy(ctx context.Context) error {
+	return exec(ctx, c.pool, fmt.Sprintf(`do $$
+		declare
+			v_columns constant text := (select string_agg(quote_ident(attname), ', ') from pg_attribute
+				where attrelid = 'pgtick.schedule_defs'::regclass and attnum > 0 and not attisdropped and attname not in ('id', 'name'));
+		begin
+			execute format('insert into pgtick.schedule_defs (name, %%1$s) select name || '' copy '' || i, %%1$s from pgtick.schedule_defs, generate_series(1, %d) as i', v_columns);
+		end $$`, copies),
+		`insert into pgtick.schedule_changes (schedule_id, version, changed_at, changed_by, what, definition)
+			select s.id, c.version, c.changed_at, c.changed_by, c.what, c.definition
+			from pgtick.schedule_defs as s
+			join pgtick.schedule_defs as original on original.name = split_part(s.name, ' ', 1)
+			join pgtick.schedule_changes as c on c.schedule_id = original.id
+			where s.id <> original.id`)
 }
 
 // makeBare makes the tables of the bare side. The schedules are copied too, as what a bare insert of them is measured by.
@@ -104,7 +126,7 @@ func (b *bench) create(ctx context.Context, taken samples) error {
 	if err != nil {
 		return err
 	}
-	taken.add("schedule_create", "pgtick", float64(c.schedules)/c.created.Seconds())
-	taken.add("schedule_create", "bare", float64(c.schedules)/c.copied.Seconds())
+	taken.add("schedule_create", "pgtick", float64(c.schedules/(copies+1))/c.created.Seconds())
+	taken.add("schedule_create", "bare", float64(c.schedules/(copies+1))/c.copied.Seconds())
 	return nil
 }

@@ -69,7 +69,7 @@ func main() {
 	flag.IntVar(&size.runs, "runs", 3, "runs of each figure; the median counts")
 	flag.IntVar(&size.jobs, "jobs", 50000, "jobs in a drain")
 	flag.IntVar(&size.samples, "samples", 500, "jobs enqueued one by one for the latency")
-	flag.IntVar(&size.schedules, "schedules", 100000, "schedules of the tick_… figures, at least 1000")
+	flag.IntVar(&size.schedules, "schedules", 100000, "schedules of the tick_… figures, at least 1000; pgtick.schedule makes a tenth of them")
 	flag.IntVar(&size.backlog, "backlog", 200000, "jobs that wait when all schedules become due at once")
 	flag.IntVar(&size.seconds, "seconds", 100, "how long the lateness of slots is watched")
 	flag.IntVar(&size.outage, "outage", 10000, "schedules that an outage of 40 days meets")
