@@ -257,6 +257,7 @@ begin
     return v_old.id;   -- so that a file of schedules can be applied again and again
   end if;
   v_old := pgtick.account_before_change(v_old.id, v_now, true);
+  perform pgtick.take_back(v_old, v_now);
   v_new := pgtick.with_settings(v_old, v_new.parsed, p_cron, p_time_zone, p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout,
     p_on_missed, p_catch_up_limit, p_catch_up_window, p_on_overlap, p_on_gap, p_on_fold, p_jitter, p_starts_at, p_ends_at, p_must_finish_within,
     p_owner_id);
@@ -494,21 +495,57 @@ declare
   v_range pgtick.slot_log;
   v_named pgtick.schedule_defs;   -- the schedule in the version that named these slots
   v_taken timestamptz[];
-  v_left record;
 begin
   delete from pgtick.slot_log as l where l.schedule_id = p_schedule_id and l.slot = p_slot returning l.* into v_range;
   v_named := pgtick.in_version(p_schedule_id, v_range.version);
   v_taken := pgtick.last_slots(v_named.parsed, v_named.time_zone, greatest(p_from, p_slot) - v_instant, v_range.last_slot, p_most, v_named.on_gap, v_named.on_fold);
-  v_left := pgtick.passed_slots(v_named, p_slot - v_instant, coalesce(v_taken[1] - v_instant, v_range.last_slot));
-  if v_left.first_slot is not null then
-    perform pgtick.log_range(p_schedule_id, v_left.first_slot, v_left.last_slot, v_left.slots, v_range.fate, v_range.version, v_range.reason, v_range.cause, v_range.recorded_at, v_range.clock);
-  end if;
-  insert into pgtick.slot_log (schedule_id, slot, fate, version, reason, cause, recorded_at, clock)
-  select p_schedule_id, u.slot, 'skipped_paused', v_range.version, v_range.reason, v_range.cause, v_range.recorded_at, v_range.clock from unnest(v_left.singles) as u(slot);
+  perform pgtick.log_rest(v_named, v_range, coalesce(v_taken[1] - v_instant, v_range.last_slot));
   return v_taken;
 end
 $$;
 comment on function pgtick.take_from_range(bigint, timestamptz, timestamptz, integer) is 'Take the newest p_most slots from p_from on off a range of skipped slots, and return them in order; what is left stays skipped.';
+
+create or replace function pgtick.log_rest(p_named pgtick.schedule_defs, p_range pgtick.slot_log, p_until timestamptz)
+returns void
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_left constant record := pgtick.passed_slots(p_named, p_range.slot - interval '1 microsecond', p_until);
+begin
+  if v_left.first_slot is not null then
+    perform pgtick.log_range(p_named.id, v_left.first_slot, v_left.last_slot, v_left.slots, p_range.fate, p_range.version, p_range.reason, p_range.cause, p_range.recorded_at, p_range.clock);
+  end if;
+  insert into pgtick.slot_log (schedule_id, slot, fate, version, reason, cause, recorded_at, clock)
+  select p_named.id, u.slot, case p_range.fate when 'missed_range' then 'missed' else 'skipped_paused' end, p_range.version, p_range.reason, p_range.cause,
+    p_range.recorded_at, p_range.clock
+  from unnest(v_left.singles) as u(slot);
+end
+$$;
+comment on function pgtick.log_rest(pgtick.schedule_defs, pgtick.slot_log, timestamptz) is 'Write what is left, up to p_until, of a range that was deleted; p_named: the schedule in the version that named its slots.';
+
+-- After a clock that was wrong is put right, slots to come may have their rows already. Those with a job keep them, so that none is done
+-- twice; about the others the version that begins now decides anew.
+create or replace function pgtick.take_back(p_schedule pgtick.schedule_defs, p_now timestamptz)
+returns void
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_range pgtick.slot_log;
+begin
+  if coalesce(p_schedule.next_at, 'infinity') <= pgtick.next_for(p_schedule, p_now) then return; end if;   -- nothing beyond now is accounted for
+  delete from pgtick.slot_log as l where l.schedule_id = p_schedule.id and l.slot > p_now and l.job_id is null;
+  for v_range in
+    delete from pgtick.slot_log as l where l.schedule_id = p_schedule.id and l.last_slot > p_now returning l.*
+  loop
+    perform pgtick.log_rest(pgtick.in_version(p_schedule.id, v_range.version), v_range, p_now);
+  end loop;
+exception when others then
+  if pgtick.is_passing(sqlstate) then raise; end if;   -- otherwise it is broken, and its rows stay as they are
+end
+$$;
+comment on function pgtick.take_back(pgtick.schedule_defs, timestamptz) is 'Forget what became of those slots of a locked schedule that lie after p_now and made no job; p_schedule: its row before the change.';
 
 create or replace function pgtick.in_version(p_schedule_id bigint, p_version integer)
 returns pgtick.schedule_defs

@@ -184,6 +184,40 @@ end
 $$;
 comment on function pgtick.log_range(bigint, timestamptz, timestamptz, integer, text, integer, text, text, timestamptz, text) is 'Write the one row of a range of slots. Returns how many rows.';
 
+-- Slots have rows of their own in the time of a range only where the clock was set back and the schedule changed then.
+create or replace function pgtick.log_untold(p_schedule pgtick.schedule_defs, p_first timestamptz, p_last timestamptz, p_slots integer, p_fate text, p_version integer,
+  p_reason text, p_cause text, p_now timestamptz, p_clock text)
+returns integer
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_instant constant interval := interval '1 microsecond';
+  v_told constant timestamptz[] := array(
+    select l.slot from pgtick.slot_log as l where l.schedule_id = p_schedule.id and l.slot between p_first and p_last order by l.slot);
+  v_from timestamptz := p_first - v_instant;
+  v_until timestamptz;
+  v_slots integer;
+  v_written integer := 0;
+begin
+  if cardinality(v_told) = 0 then
+    return pgtick.log_range(p_schedule.id, p_first, p_last, p_slots, p_fate, p_version, p_reason, p_cause, p_now, p_clock);
+  end if;
+  foreach v_until in array v_told || (p_last + v_instant) loop
+    v_slots := pgtick.count_slots(p_schedule.parsed, p_schedule.time_zone, v_from, v_until - v_instant, p_schedule.on_gap, p_schedule.on_fold);
+    if v_slots > 0 then
+      v_written := v_written + pgtick.log_range(p_schedule.id, pgtick.next_slot(p_schedule.parsed, p_schedule.time_zone, v_from, p_schedule.on_gap, p_schedule.on_fold),
+        (pgtick.last_slots(p_schedule.parsed, p_schedule.time_zone, v_from, v_until - v_instant, 1, p_schedule.on_gap, p_schedule.on_fold))[1],
+        v_slots, p_fate, p_version, p_reason, p_cause, p_now, p_clock);
+    end if;
+    v_from := v_until;
+  end loop;
+  return v_written;
+end
+$$;
+comment on function pgtick.log_untold(pgtick.schedule_defs, timestamptz, timestamptz, integer, text, integer, text, text, timestamptz, text) is
+  'Write a range of slots, or, where some of them have rows already, a range for each stretch between those. Returns how many rows.';
+
 -- What on_overlap says of the slots that want a job, and the rows for all. Under skip the first of them has the job, if no earlier one
 -- lives; under cancel the last one, and what lives is cancelled; under wait each has one, and all but the first wait their turn.
 -- A job that waits is freed by what ends the one before it (unblock_overlap). So that neither misses the other, that one is locked FOR KEY
@@ -320,7 +354,7 @@ begin
 
   v_paused := pgtick.passed_slots(v_schedule, v_from, least(v_to, v_pause_end - v_instant));
   if v_paused.first_slot is not null then
-    slots := slots + pgtick.log_range(p_schedule_id, v_paused.first_slot, v_paused.last_slot, v_paused.slots, 'skipped_range', v_paused_version, v_why_paused, 'paused', p_now, p_clock);
+    slots := slots + pgtick.log_untold(v_schedule, v_paused.first_slot, v_paused.last_slot, v_paused.slots, 'skipped_range', v_paused_version, v_why_paused, 'paused', p_now, p_clock);
   end if;
   v_from := greatest(v_from, v_pause_end - v_instant);
 
@@ -331,7 +365,7 @@ begin
   end if;
   v_missed := pgtick.passed_slots(v_schedule, v_from, least(v_to, v_grace_from - v_instant, v_caught[1] - v_instant));
   if v_missed.first_slot is not null then
-    slots := slots + pgtick.log_range(p_schedule_id, v_missed.first_slot, v_missed.last_slot, v_missed.slots, 'missed_range', v_schedule.version,
+    slots := slots + pgtick.log_untold(v_schedule, v_missed.first_slot, v_missed.last_slot, v_missed.slots, 'missed_range', v_schedule.version,
       pgtick.why_missed(v_schedule, v_missed.last_slot, p_now, p_outage), pgtick.cause_missed(v_schedule, v_missed.last_slot, p_outage), p_now, p_clock);
   end if;
 

@@ -142,7 +142,7 @@ func newMachine(t *testing.T, at time.Time, credits bool) *machine {
 	m.home, err = pgxpool.New(t.Context(), server.URL("postgres"))
 	require.NoError(t, err)
 	t.Cleanup(m.home.Close)
-	require.WithinDuration(t, c.now(), ask[time.Time](t, m.db, "select pgtick.now()"), time.Second, "the server sees the clock")
+	require.WithinDuration(t, c.now(), ask[time.Time](t, m.db, "select pgtick.now()"), 10*time.Second, "the server sees the clock")
 	if !credits {
 		m.db.Quiet(t)
 	}

@@ -2,6 +2,7 @@ package clocks
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ func TestRunner_WhenTheClockIsSetBackOrForward_CarriesOn(t *testing.T) {
 	plans := []plan{
 		{name: "every 2 seconds", cron: "@every 2s", grid: 2 * time.Second, settings: "p_on_missed => 'skip'", task: "test.effect"},
 		{name: "minutes", cron: "* * * * *", task: "test.effect", late: latest},
+		{name: "changed", cron: "* * * * *", settings: "p_on_missed => 'skip'", task: "test.effect"},
 		{name: "hours", cron: "0 * * * *", zone: "America/New_York", names: func(at time.Time) bool { return at.Minute() == 0 }, settings: "p_on_missed => 'all'", late: newest(100),
 			task: "test.effect"},
 		{name: "days", cron: "0 9 * * *", zone: "Europe/Berlin", names: func(at time.Time) bool { return at.Hour() == 9 && at.Minute() == 0 },
@@ -42,12 +44,17 @@ func TestRunner_WhenTheClockIsSetBackOrForward_CarriesOn(t *testing.T) {
 		m.move(t, -back)
 		made := plan{name: name, cron: "@every 1s", grid: time.Second, settings: "p_on_missed => 'skip'", task: "test.effect"}
 		create(t, m.db, []plan{made})
-		if back == time.Hour { // a version that begins before what the one before it has done
-			do(t, m.db, "select pgtick.schedule('minutes', '* * * * *', 'test.effect', '{\"ms\": 1}', p_on_overlap => 'allow')")
+		changed := m.now()
+		if back == time.Hour { // a version that begins before what the one before it has done: it takes back what made no job
+			do(t, m.db, "select pgtick.schedule('changed', '* * * * *', 'test.effect', '{\"ms\": 1}', p_on_missed => 'skip', p_on_overlap => 'allow')")
 		}
 		becomes(t, m.db, true, "select count(*) >= 3 from pgtick.slots where schedule = $1 and clock = 'runner' and fate = 'enqueued'", name)
 		for _, p := range plans {
-			require.Equal(t, before[p.name], p.account(t, m.db, reached), "%s: nothing is recorded twice, nor otherwise", p.name)
+			stays := reached
+			if back == time.Hour && p.name == "changed" {
+				stays = changed
+			}
+			require.Equal(t, upTo(before[p.name], stays), p.account(t, m.db, stays), "%s: nothing is recorded twice, nor otherwise", p.name)
 		}
 		plans = append(plans, made)
 		m.set(t, reached)
@@ -69,6 +76,10 @@ func TestRunner_WhenTheClockIsSetBackOrForward_CarriesOn(t *testing.T) {
 	require.Zero(t, ask[int](t, m.db, `select count(*) from pgtick.slots as s left join public.effects as e on e.job_id = s.job_id
 		where s.job_id is not null and e.job_id is null`), "slots whose job had no effect")
 	require.Zero(t, ask[int](t, m.db, "select count(*) - count(distinct job_id) from public.effects"), "jobs with two effects")
+}
+
+func upTo(entries []entry, at time.Time) []entry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e entry) bool { return e.slot.After(at) })
 }
 
 // What pg_cron does when the machine's clock is stepped, seen with 1.4 and read in the source of those up to 1.6. It remembers the last
@@ -147,5 +158,36 @@ func TestSchedule_ChangedWhileTheClockIsSetBackByADay_RecordsNoSlotTwice(t *test
 	tickAt("2026-02-26T12:05:01Z")
 	require.Zero(t, ask[int](t, db, `select count(*) from pgtick.slots as r join pgtick.slots as s on s.slot between r.slot and r.last_slot and s.slot <> r.slot`),
 		"slots that a range counts, and that have a row of their own")
+	require.Zero(t, ask[int](t, db, "select count(*) from pgtick.unaccounted_slots()"))
+	require.Equal(t, 2, ask[int](t, db, "select count(*) from pgtick.slots where version = 1"), "they had a job and keep it")
 	require.Equal(t, 5, ask[int](t, db, "select sum(slots)::int from pgtick.slots where slot >= '2026-02-26 12:00+00'"))
+}
+
+func TestSchedule_ChangedAfterAWrongClockIsPutRight_TakesBackWhatMadeNoJob(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Quiet(t)
+	tickAt := func(text string) {
+		pgtest.SetNow(t, db, instant(text))
+		do(t, db, "select pgtick.tick()")
+	}
+	pgtest.SetNow(t, db, instant("2026-02-26T12:00:30Z"))
+	create(t, db, []plan{{name: "minutes", cron: "* * * * *", task: "noop"}, {name: "hours", cron: "0 * * * *", task: "noop"}})
+	tickAt("2026-02-26T12:01:01Z")
+	tickAt("2026-02-28T12:01:01Z") // wrong by two days
+	require.Equal(t, 1, ask[int](t, db, "select count(*) from pgtick.slots where fate = 'missed_range'"))
+
+	tickAt("2026-02-26T18:30:01Z")
+	require.Zero(t, ask[int](t, db, "select count(*) from pgtick.slots where recorded_at = pgtick.now()"), "not issued again of itself")
+	do(t, db, `select pgtick.schedule(s.name, s.cron, 'noop', p_timeout => '7 minutes', p_on_overlap => 'allow') from pgtick.schedules as s where s.name in ('minutes', 'hours')`)
+	tickAt("2026-02-26T19:00:01Z")
+	require.Equal(t, 2, ask[int](t, db, "select count(*) from pgtick.slots where slot = '2026-02-26 19:00+00' and job_id is not null"))
+	tickAt("2026-02-28T12:05:01Z")
+
+	require.Equal(t, 4, ask[int](t, db, "select sum(slots)::int from pgtick.slots where slot > '2026-02-28 12:01+00'"), "12:02 to 12:05")
+	require.Equal(t, 3, ask[int](t, db, "select count(*) from pgtick.slots where version = 1 and job_id is not null and slot > '2026-02-28 11:59+00'"), "made by the wrong clock")
+	require.Equal(t, 2*24*60+5, ask[int](t, db, "select sum(slots)::int from pgtick.slots where schedule = 'minutes'"))
+	require.Equal(t, 48, ask[int](t, db, "select sum(slots)::int from pgtick.slots where schedule = 'hours'"))
+	require.Zero(t, ask[int](t, db, `select count(*) from pgtick.slots as r join pgtick.slots as s on s.schedule = r.schedule and s.slot between r.slot and r.last_slot and s.slot <> r.slot`))
+	require.Zero(t, ask[int](t, db, "select count(*) from pgtick.unaccounted_slots()"))
 }
