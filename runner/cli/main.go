@@ -26,6 +26,7 @@ import (
 const (
 	exitFailed = 1
 	exitUsage  = 2
+	exitSignal = 128 // and the signal's number, as shells have it
 )
 
 // version is set by the build: -ldflags "-X github.com/pgtick/pgtick/runner/cli.version=…".
@@ -34,12 +35,24 @@ var version string
 // Main runs the command line of this process with the tasks of the registries, besides those that every runner has, and exits.
 // The first SIGINT or SIGTERM stops what runs in an orderly way; a second one ends the process at once.
 func Main(registries ...*tasks.Registry) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	os.Exit(run(untilSignal(), os.Args[1:], os.Stdout, os.Stderr, registries...))
+}
+
+// untilSignal returns a context that ends at the first signal. One channel takes both signals, so that none is lost between the first
+// and the moment at which somebody waits for the second.
+func untilSignal() context.Context {
+	ctx, stop := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		<-ctx.Done()
-		stop() // from here on a signal does what it does by default
+		<-signals
+		stop()
+		if second, is := (<-signals).(syscall.Signal); is {
+			os.Exit(exitSignal + int(second))
+		}
+		os.Exit(exitFailed)
 	}()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr, registries...))
+	return ctx
 }
 
 func run(ctx context.Context, args []string, out, talk io.Writer, registries ...*tasks.Registry) int {
