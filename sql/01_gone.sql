@@ -5,3 +5,4 @@ drop function if exists pgtick.account(bigint, timestamptz, timestamptz);
 drop function if exists pgtick.tick_singles(bigint[], timestamptz, timestamptz);
 drop function if exists pgtick.newest_slots(pgtick.schedule_defs, timestamptz, timestamptz, integer);
 drop function if exists pgtick.why_missed(pgtick.schedule_defs, timestamptz, timestamptz);
+drop function if exists pgtick.tick_chunk();

@@ -167,6 +167,8 @@ as $$
   from generate_series(p_from, p_to, interval '6 days') as f(low)
   cross join lateral pgtick.zone_shift(p_time_zone, f.low, f.low + interval '6 days') as s(shift)
   where p_time_zone not in ('UTC', 'GMT', 'Etc/UTC') and s.shift is not null
+    and (f.low at time zone 'UTC' at time zone p_time_zone) - f.low   -- a call of zone_shift costs more
+      <> ((f.low + interval '6 days') at time zone 'UTC' at time zone p_time_zone) - (f.low + interval '6 days')
   order by s.shift
 $$;
 comment on function pgtick.zone_shifts(text, timestamp, timestamp) is
@@ -362,7 +364,7 @@ begin
     end if;
   end if;
   for v_at in 2 .. 8 loop
-    exit when v_slot is null;
+    exit when v_slot is null or (v_usual is null and p_schedule.jitter = interval '0');
     v_next := pgtick.next_for(p_schedule, v_slot);
     v_gap := least(v_gap, v_next - v_slot);
     v_slot := v_next;

@@ -293,6 +293,11 @@ as $$
 declare
   v_warning text;
 begin
+  if current_setting('client_min_messages') in ('warning', 'error') and current_setting('log_min_messages') not like 'debug%'
+    and current_setting('log_min_messages') not in ('info', 'notice')
+  then
+    return;   -- nobody would see it, and it is most of what pgtick.schedule costs
+  end if;
   for v_warning in select w.warning from pgtick.schedule_warnings(p_schedule) as w(warning) loop
     raise notice 'schedule "%": %', p_schedule.name, v_warning;
   end loop;

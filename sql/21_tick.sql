@@ -425,7 +425,7 @@ begin
   with due as materialized (
     select s.*, s as schedule, f.following
     from pgtick.schedule_defs as s
-    cross join lateral (select pgtick.next_slot(s.parsed, s.time_zone, s.next_at, s.on_gap, s.on_fold)) as f(following)
+    cross join lateral (select pgtick.next_slot(s.parsed, s.time_zone, s.next_at, s.on_gap, s.on_fold) offset 0) as f(following)   -- offset 0: worked out once
     where s.id = any (p_ids) and s.broken_at is null and (s.paused_until is null or s.paused_until > p_now)
       and (f.following is null or f.following > p_now)
       and (s.time_zone = 'UTC' or not pgtick.has_moved(s))
@@ -485,11 +485,12 @@ comment on function pgtick.tick_singles(bigint[], timestamptz, pgtick.outages) i
 
 -- definer: pgtick_runner calls it, and writes no table directly.
 -- A broken schedule is tried again a minute later, and the others go on. One that breaks the common statement is found by taking each by
--- itself, once: from then on it is marked. A chunk ends at 10,000 slots, or after half a second of single ones: its locks are short.
+-- itself, once: from then on it is marked. A chunk ends at p_most slots, or where single ones take longer than so many do together (0.1 ms
+-- each): its locks are short. A runner asks for few, since it claims between them.
 -- A plan may be made while the tables are empty: so each row is looked up by index, one by one, and nothing that looks dear (clocks has
 -- no index that helps) is compiled for it.
 -- It waits for none but, for a moment, what a job to be cancelled says of its progress; in vain, that schedule is left to the next call.
-create or replace function pgtick.tick_chunk(out jobs integer, out schedules integer)
+create or replace function pgtick.tick_chunk(p_most integer default 5000, out jobs integer, out schedules integer)
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 set lock_timeout = '200ms'
@@ -501,7 +502,7 @@ set jit = off
 as $$
 declare
   v_now constant timestamptz := pgtick.now();
-  v_most constant integer := 10000;
+  v_most constant integer := least(greatest(coalesce(p_most, 5000), 1), 10000);
   v_outage constant pgtick.outages := pgtick.latest_outage(v_now);
   v_clock constant text := pgtick.clock_name();
   v_ids bigint[];
@@ -541,7 +542,7 @@ begin
   end;
 
   foreach v_id in array v_ids loop
-    exit when schedules > 0 and (v_slots >= v_most or pgtick.now() - v_now > interval '500 milliseconds');   -- each call gets on
+    exit when schedules > 0 and (v_slots >= v_most or pgtick.now() - v_now > v_most * interval '100 microseconds');   -- each call gets on
     begin
       v_one := pgtick.account(v_id, v_now, v_outage, v_clock);
       jobs := jobs + v_one.jobs;
@@ -567,14 +568,14 @@ begin
   end if;
 end
 $$;
-comment on function pgtick.tick_chunk() is 'One chunk of tick(): how many jobs it made, and how many schedules it looked at; 0 = nothing was due that another session does not hold.';
+comment on function pgtick.tick_chunk(integer) is 'One chunk of tick(), of at most p_most slots (1 to 10,000, brought into that range; default 5,000): how many jobs it made, and how many schedules it looked at; 0 = nothing was due that another session does not hold.';
 
 create or replace function pgtick.tick()
 returns integer
 language sql volatile parallel unsafe security definer   -- as tick_chunk
 set search_path = ''
 as $$ select t.jobs from pgtick.tick_chunk() as t $$;
-comment on function pgtick.tick() is 'Account for what has become due, one chunk (at most 10,000 slots, but a schedule never in parts) in the caller''s transaction, and return how many jobs it made. Any number of sessions may call it at once: each slot happens once, and none waits for another. 0 does not mean that nothing is left: see pgtick.next_tick_at().';
+comment on function pgtick.tick() is 'Account for what has become due, one chunk (at most 5,000 slots, but a schedule never in parts) in the caller''s transaction, and return how many jobs it made. Any number of sessions may call it at once: each slot happens once, and none waits for another. 0 does not mean that nothing is left: see pgtick.next_tick_at().';
 
 -- definer: as tick.
 create or replace function pgtick.next_tick_at()

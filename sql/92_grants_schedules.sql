@@ -11,7 +11,7 @@ select pgtick.grant_to('{service_role}', 'execute', array[
 -- run_ticks is no definer, so that who calls it needs what it calls; rescue and maintain are granted with the queue.
 select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.tick()',
-  'function pgtick.tick_chunk()',
+  'function pgtick.tick_chunk(integer)',
   'function pgtick.next_tick_at()',
   'function pgtick.upkeep_due(text, interval)',
   'function pgtick.check_deadlines()',

@@ -17,6 +17,7 @@ import (
 const (
 	mostAhead   = 1000                  // claims beyond the workers, at most
 	mostReports = 2000                  // outcomes in one finish
+	mostSlots   = 500                   // in one tick: it holds up the claims for some 30 ms
 	aheadOf     = 50 * time.Millisecond // how long the claims ahead shall last, at the present speed
 	askAgain    = 20 * time.Millisecond // after "somebody has the row locked"
 	troubleWait = 50 * time.Millisecond // after an error of the database, doubled up to
@@ -191,7 +192,7 @@ func (c *control) tick(ctx context.Context) error {
 	}
 	ctx, end := c.call(ctx)
 	defer end()
-	made, err := jobs.Tick(ctx, c.conn)
+	made, err := jobs.Tick(ctx, c.conn, mostSlots)
 	if err != nil {
 		c.tickAt = time.Now().Add(time.Second)
 		return err

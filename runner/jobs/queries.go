@@ -220,9 +220,9 @@ func delay(ctx context.Context, db DB, doing, sql string, args ...any) (time.Dur
 	return seconds(*value), nil
 }
 
-// Tick accounts for one chunk of due slots and returns how many jobs it made.
-func Tick(ctx context.Context, db DB) (n int, err error) {
-	err = db.QueryRow(ctx, `select pgtick.tick()`).Scan(&n)
+// Tick accounts for one chunk of at most that many due slots and returns how many jobs it made.
+func Tick(ctx context.Context, db DB, most int) (n int, err error) {
+	err = db.QueryRow(ctx, `select t.jobs from pgtick.tick_chunk($1::int) as t`, most).Scan(&n)
 	return n, failed("tick", err)
 }
 
