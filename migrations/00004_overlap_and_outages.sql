@@ -13,6 +13,8 @@ create index live_jobs_overlap_idx on pgtick.live_jobs (schedule_id, slot) where
 
 alter table pgtick.schedule_defs add column source text;
 comment on column pgtick.schedule_defs.source is 'What declared it, such as a file (pgtick schedules apply --source); null = a call by hand.';
+alter table pgtick.schedule_defs add column told_until timestamptz;
+comment on column pgtick.schedule_defs.told_until is 'Up to here slots after next_at may have rows already: the clock was set back, and the schedule changed then. Null = that never was.';
 -- The deadlines are checked often, and most schedules have none.
 create index schedule_defs_deadline_idx on pgtick.schedule_defs (id) where must_finish_within is not null and removed_at is null;
 

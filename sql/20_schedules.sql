@@ -51,7 +51,7 @@ set search_path = ''
 as $$
   insert into pgtick.schedule_changes (schedule_id, version, changed_at, changed_by, what, definition, reason)
   select s.id, s.version, p_at, coalesce(p_by, pgtick.caller()), p_what,
-    to_jsonb(s) - '{id,version,parsed,next_at,removed_at,broken_at,broken_why,retry_at,created_at}'::text[], p_reason
+    to_jsonb(s) - '{id,version,parsed,next_at,told_until,removed_at,broken_at,broken_why,retry_at,created_at}'::text[], p_reason
   from pgtick.schedule_defs as s
   where s.id = p_schedule_id
 $$;
@@ -216,6 +216,7 @@ declare
   v_new pgtick.schedule_defs;
   v_now timestamptz;
   v_next_before timestamptz;
+  v_told_until timestamptz;
 begin
   perform pgtick.refuse_name('name', p_name);
   perform pgtick.note_declared(p_name);
@@ -257,7 +258,7 @@ begin
     return v_old.id;   -- so that a file of schedules can be applied again and again
   end if;
   v_old := pgtick.account_before_change(v_old.id, v_now, true);
-  perform pgtick.take_back(v_old, v_now);
+  v_told_until := pgtick.take_back(v_old, v_now);
   v_new := pgtick.with_settings(v_old, v_new.parsed, p_cron, p_time_zone, p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout,
     p_on_missed, p_catch_up_limit, p_catch_up_window, p_on_overlap, p_on_gap, p_on_fold, p_jitter, p_starts_at, p_ends_at, p_must_finish_within,
     p_owner_id);
@@ -267,7 +268,7 @@ begin
       catch_up_limit = v_new.catch_up_limit, catch_up_window = v_new.catch_up_window, on_overlap = v_new.on_overlap, on_gap = v_new.on_gap,
       on_fold = v_new.on_fold, jitter = v_new.jitter, starts_at = v_new.starts_at, ends_at = v_new.ends_at,
       must_finish_within = v_new.must_finish_within, owner_id = v_new.owner_id, source = v_new.source, next_at = pgtick.next_for(v_new, v_now),
-      removed_at = null, broken_at = null, broken_why = null, retry_at = null
+      told_until = greatest(s.told_until, v_told_until), removed_at = null, broken_at = null, broken_why = null, retry_at = null
   where s.id = v_old.id
   returning s.* into v_new;
   perform pgtick.record_version(v_old.id, case when v_old.removed_at is null then 'changed' else 'created' end, v_now);
@@ -532,25 +533,28 @@ comment on function pgtick.log_rest(pgtick.schedule_defs, pgtick.slot_log, times
 -- After a clock that was wrong is put right, slots to come may have their rows already. Those with a job keep them, so that none is done
 -- twice; about the others the version that begins now decides anew.
 create or replace function pgtick.take_back(p_schedule pgtick.schedule_defs, p_now timestamptz)
-returns void
+returns timestamptz
 language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 declare
   v_range pgtick.slot_log;
 begin
-  if coalesce(p_schedule.next_at, 'infinity') <= pgtick.next_for(p_schedule, p_now) then return; end if;   -- nothing beyond now is accounted for
+  if coalesce(p_schedule.next_at, 'infinity') <= pgtick.next_for(p_schedule, p_now) then return null; end if;   -- nothing beyond now is accounted for
   delete from pgtick.slot_log as l where l.schedule_id = p_schedule.id and l.slot > p_now and l.job_id is null;
   for v_range in
     delete from pgtick.slot_log as l where l.schedule_id = p_schedule.id and l.last_slot > p_now returning l.*
   loop
     perform pgtick.log_rest(pgtick.in_version(p_schedule.id, v_range.version), v_range, p_now);
   end loop;
+  return (select max(l.slot) from pgtick.slot_log as l where l.schedule_id = p_schedule.id and l.slot > p_now);
 exception when others then
-  if pgtick.is_passing(sqlstate) then raise; end if;   -- otherwise it is broken, and its rows stay as they are
+  if pgtick.is_passing(sqlstate) then raise; end if;
+  return 'infinity';   -- it is broken, and its rows stay as they are
 end
 $$;
-comment on function pgtick.take_back(pgtick.schedule_defs, timestamptz) is 'Forget what became of those slots of a locked schedule that lie after p_now and made no job; p_schedule: its row before the change.';
+comment on function pgtick.take_back(pgtick.schedule_defs, timestamptz) is
+  'Forget what became of those slots of a locked schedule that lie after p_now and made no job; p_schedule: its row before the change. Returns the newest slot after p_now that still has a row; null = none.';
 
 create or replace function pgtick.in_version(p_schedule_id bigint, p_version integer)
 returns pgtick.schedule_defs

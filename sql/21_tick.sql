@@ -193,16 +193,16 @@ set search_path = ''
 as $$
 declare
   v_instant constant interval := interval '1 microsecond';
-  v_told constant timestamptz[] := array(
-    select l.slot from pgtick.slot_log as l where l.schedule_id = p_schedule.id and l.slot between p_first and p_last order by l.slot);
+  v_told timestamptz[];
   v_from timestamptz := p_first - v_instant;
   v_until timestamptz;
   v_slots integer;
   v_written integer := 0;
 begin
-  if cardinality(v_told) = 0 then
+  if p_schedule.told_until is null or p_schedule.told_until < p_first then
     return pgtick.log_range(p_schedule.id, p_first, p_last, p_slots, p_fate, p_version, p_reason, p_cause, p_now, p_clock);
   end if;
+  v_told := array(select l.slot from pgtick.slot_log as l where l.schedule_id = p_schedule.id and l.slot between p_first and p_last order by l.slot);
   foreach v_until in array v_told || (p_last + v_instant) loop
     v_slots := pgtick.count_slots(p_schedule.parsed, p_schedule.time_zone, v_from, v_until - v_instant, p_schedule.on_gap, p_schedule.on_fold);
     if v_slots > 0 then

@@ -25,6 +25,7 @@ create or replace function pgtick.unaccounted_in(p_schedule_id bigint, p_schedul
 returns table (schedule text, slot timestamptz, version integer, why text)
 language plpgsql stable parallel unsafe
 set search_path = ''
+set plan_cache_mode = force_generic_plan   -- to plan over all the days' partitions takes longer than to run
 as $$
 declare
   v_named pgtick.schedule_defs;

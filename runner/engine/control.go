@@ -44,6 +44,7 @@ type control struct {
 	reportAt    time.Time // not before
 	heartbeatAt time.Time
 	tickAt      time.Time
+	ticked      bool // in this turn
 	rescueAt    time.Time
 	upkeepAt    time.Time
 	deadlinesAt time.Time
@@ -74,14 +75,15 @@ func (c *control) loop(ctx context.Context) {
 	}
 }
 
-// turn does all that is due, each step after a due heartbeat.
+// turn does all that is due, each step after a due heartbeat. A due tick waits for one report or claim at most, but there is one in a turn.
 func (c *control) turn(ctx context.Context) error {
 	c.collect()
+	c.ticked = false
 	c.e.update(func(s *Status) { s.LastTurn, s.Held, s.RunnerID = time.Now(), len(c.held), c.runner })
 	if time.Now().Before(c.retryAt) {
 		return nil
 	}
-	for _, step := range []func(context.Context) error{c.connect, c.register, c.report, c.reconcile, c.claim, c.tick, c.rescue, c.testListener} {
+	for _, step := range []func(context.Context) error{c.connect, c.register, c.tick, c.report, c.tick, c.reconcile, c.claim, c.rescue, c.testListener} {
 		if err := c.heartbeat(ctx); err != nil {
 			return err
 		}
@@ -187,9 +189,10 @@ func (c *control) reconcile(ctx context.Context) error {
 }
 
 func (c *control) tick(ctx context.Context) error {
-	if c.e.opt.NoClock || time.Now().Before(c.tickAt) {
+	if c.e.opt.NoClock || c.ticked || time.Now().Before(c.tickAt) {
 		return nil
 	}
+	c.ticked = true
 	ctx, end := c.call(ctx)
 	defer end()
 	made, err := jobs.Tick(ctx, c.conn, mostSlots)
