@@ -139,23 +139,25 @@ func TestPgCron_WhenTheClockIsSetBack_StallsUntilItHasCaughtUp_AndNoSlotIsLost(t
 	}
 }
 
+func tickAt(t *testing.T, db *pgtest.DB, text string) {
+	t.Helper()
+	pgtest.SetNow(t, db, instant(text))
+	do(t, db, "select pgtick.tick()")
+}
+
 // A version that begins before what the one before it has done names slots that are in the ledger already. They stay out of its ranges.
 func TestSchedule_ChangedWhileTheClockIsSetBackByADay_RecordsNoSlotTwice(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	db.Quiet(t)
-	tickAt := func(text string) {
-		pgtest.SetNow(t, db, instant(text))
-		do(t, db, "select pgtick.tick()")
-	}
 	minutes := plan{name: "minutes", cron: "* * * * *", task: "noop"}
 	pgtest.SetNow(t, db, instant("2026-02-26T12:00:30Z"))
 	create(t, db, []plan{minutes})
-	tickAt("2026-02-26T12:01:01Z")
-	tickAt("2026-02-26T12:02:01Z")
-	tickAt("2026-02-25T12:02:01Z")
+	tickAt(t, db, "2026-02-26T12:01:01Z")
+	tickAt(t, db, "2026-02-26T12:02:01Z")
+	tickAt(t, db, "2026-02-25T12:02:01Z")
 	do(t, db, `select pgtick.schedule('minutes', '* * * * *', 'noop', '{"version": 2}', p_on_overlap => 'allow')`)
-	tickAt("2026-02-26T12:05:01Z")
+	tickAt(t, db, "2026-02-26T12:05:01Z")
 	require.Zero(t, ask[int](t, db, `select count(*) from pgtick.slots as r join pgtick.slots as s on s.slot between r.slot and r.last_slot and s.slot <> r.slot`),
 		"slots that a range counts, and that have a row of their own")
 	require.Zero(t, ask[int](t, db, "select count(*) from pgtick.unaccounted_slots()"))
@@ -167,22 +169,18 @@ func TestSchedule_ChangedAfterAWrongClockIsPutRight_TakesBackWhatMadeNoJob(t *te
 	t.Parallel()
 	db := pgtest.New(t)
 	db.Quiet(t)
-	tickAt := func(text string) {
-		pgtest.SetNow(t, db, instant(text))
-		do(t, db, "select pgtick.tick()")
-	}
 	pgtest.SetNow(t, db, instant("2026-02-26T12:00:30Z"))
 	create(t, db, []plan{{name: "minutes", cron: "* * * * *", task: "noop"}, {name: "hours", cron: "0 * * * *", task: "noop"}})
-	tickAt("2026-02-26T12:01:01Z")
-	tickAt("2026-02-28T12:01:01Z") // wrong by two days
+	tickAt(t, db, "2026-02-26T12:01:01Z")
+	tickAt(t, db, "2026-02-28T12:01:01Z") // wrong by two days
 	require.Equal(t, 1, ask[int](t, db, "select count(*) from pgtick.slots where fate = 'missed_range'"))
 
-	tickAt("2026-02-26T18:30:01Z")
+	tickAt(t, db, "2026-02-26T18:30:01Z")
 	require.Zero(t, ask[int](t, db, "select count(*) from pgtick.slots where recorded_at = pgtick.now()"), "not issued again of itself")
 	do(t, db, `select pgtick.schedule(s.name, s.cron, 'noop', p_timeout => '7 minutes', p_on_overlap => 'allow') from pgtick.schedules as s where s.name in ('minutes', 'hours')`)
-	tickAt("2026-02-26T19:00:01Z")
+	tickAt(t, db, "2026-02-26T19:00:01Z")
 	require.Equal(t, 2, ask[int](t, db, "select count(*) from pgtick.slots where slot = '2026-02-26 19:00+00' and job_id is not null"))
-	tickAt("2026-02-28T12:05:01Z")
+	tickAt(t, db, "2026-02-28T12:05:01Z")
 
 	require.Equal(t, 4, ask[int](t, db, "select sum(slots)::int from pgtick.slots where slot > '2026-02-28 12:01+00'"), "12:02 to 12:05")
 	require.Equal(t, 3, ask[int](t, db, "select count(*) from pgtick.slots where version = 1 and job_id is not null and slot > '2026-02-28 11:59+00'"), "made by the wrong clock")
