@@ -502,7 +502,6 @@ set jit = off
 as $$
 declare
   v_now constant timestamptz := pgtick.now();
-  v_most constant integer := least(greatest(coalesce(p_most, 5000), 1), 10000);
   v_outage constant pgtick.outages := pgtick.latest_outage(v_now);
   v_clock constant text := pgtick.clock_name();
   v_ids bigint[];
@@ -513,6 +512,7 @@ declare
   v_queues text[] := '{}';
   v_run_at timestamptz;
 begin
+  if p_most is null or p_most not between 1 and 10000 then perform pgtick.invalid('most', p_most::text, 'it goes from 1 to 10000'); end if;
   jobs := 0;
   schedules := 0;
   if v_outage.ended_at = v_now then perform pgtick.note_outage(v_outage); end if;
@@ -522,7 +522,7 @@ begin
     from pgtick.schedule_defs as s
     where coalesce(s.retry_at, s.next_at) <= v_now and s.next_at is not null
     order by coalesce(s.retry_at, s.next_at)
-    limit v_most
+    limit p_most
     for no key update skip locked);
   if cardinality(v_ids) = 0 then return; end if;
 
@@ -542,7 +542,7 @@ begin
   end;
 
   foreach v_id in array v_ids loop
-    exit when schedules > 0 and (v_slots >= v_most or pgtick.now() - v_now > v_most * interval '100 microseconds');   -- each call gets on
+    exit when schedules > 0 and (v_slots >= p_most or pgtick.now() - v_now > p_most * interval '100 microseconds');   -- each call gets on
     begin
       v_one := pgtick.account(v_id, v_now, v_outage, v_clock);
       jobs := jobs + v_one.jobs;
@@ -568,7 +568,7 @@ begin
   end if;
 end
 $$;
-comment on function pgtick.tick_chunk(integer) is 'One chunk of tick(), of at most p_most slots (1 to 10,000, brought into that range; default 5,000): how many jobs it made, and how many schedules it looked at; 0 = nothing was due that another session does not hold.';
+comment on function pgtick.tick_chunk(integer) is 'One chunk of tick(), of at most p_most slots (1 to 10,000; default 5,000), but a schedule never in parts: how many jobs it made, and how many schedules it looked at; 0 = nothing was due that another session does not hold. Raises TK000.';
 
 create or replace function pgtick.tick()
 returns integer

@@ -53,6 +53,8 @@ func TestRunner_WhenTheClockIsSetBackOrForward_CarriesOn(t *testing.T) {
 			stays := reached
 			if back == time.Hour && p.name == "changed" {
 				stays = changed
+				require.Subset(t, list[int](t, m.db, "select job_id from pgtick.slots where schedule = $1 and job_id is not null", p.name), jobsOf(before[p.name]),
+					"slots that made a job keep it")
 			}
 			require.Equal(t, upTo(before[p.name], stays), p.account(t, m.db, stays), "%s: nothing is recorded twice, nor otherwise", p.name)
 		}
@@ -80,6 +82,15 @@ func TestRunner_WhenTheClockIsSetBackOrForward_CarriesOn(t *testing.T) {
 
 func upTo(entries []entry, at time.Time) []entry {
 	return slices.DeleteFunc(slices.Clone(entries), func(e entry) bool { return e.slot.After(at) })
+}
+
+func jobsOf(entries []entry) (ids []int) {
+	for _, e := range entries {
+		if e.jobID != 0 {
+			ids = append(ids, int(e.jobID))
+		}
+	}
+	return ids
 }
 
 // What pg_cron does when the machine's clock is stepped, seen with 1.4 and read in the source of those up to 1.6. It remembers the last

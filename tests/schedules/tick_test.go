@@ -369,3 +369,24 @@ func TestHealth_TellsOfSchedulesThatKeepNoPromise(t *testing.T) {
 	finishJobs(t, db)
 	require.Empty(t, problems())
 }
+
+func TestTickChunk_TakesSoManyThatAreDue_TheOldestFirst(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		exec(t, db, "select pgtick.schedule($1, '* * * * *', 'noop')", name)
+	}
+	exec(t, db, "select pgtick.schedule('oldest', '@every 10s', 'noop', p_on_overlap => 'allow')")
+	at(t, db, "2026-03-01T10:01:00Z")
+	require.Equal(t, 5, one[int](t, db, "select jobs from pgtick.tick_chunk(3)"), "two schedules with a slot each, and the oldest, whose three are not parted")
+	require.Len(t, fates(t, db, "oldest"), 3)
+	require.Equal(t, 2, one[int](t, db, "select jobs from pgtick.tick_chunk(2)"))
+	require.Equal(t, 1, one[int](t, db, "select jobs from pgtick.tick_chunk(2)"))
+	require.Zero(t, tick(t, db))
+	for _, most := range []string{"null", "0", "-1", "10001"} {
+		e := refused(t, db, "select pgtick.tick_chunk("+most+")")
+		require.Equal(t, "TK000", e.Code)
+		require.Contains(t, e.Message, "most ")
+	}
+}
