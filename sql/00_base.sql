@@ -1,10 +1,15 @@
 -- What every other file stands on: the clock, how bad input is refused, and the two roles.
 
+-- plpgsql, since a function in SQL with a search_path is not inlined but planned anew in each statement: some 10 µs.
 create or replace function pgtick.now()
 returns timestamptz
-language sql volatile parallel safe
+language plpgsql volatile parallel safe
 set search_path = ''
-as $$ select pg_catalog.clock_timestamp() $$;
+as $$
+begin
+  return pg_catalog.clock_timestamp();
+end
+$$;
 comment on function pgtick.now() is 'The one clock of pgtick, leases and credits included: the moment of the call, not of the transaction. Read it once, after the locks. Tests replace this function.';
 
 -- Every refusal of a bad value leaves through here, so that each names the field, the value and what is allowed.
@@ -21,6 +26,34 @@ end
 $$;
 comment on function pgtick.invalid(text, text, text, text) is 'Raise TK000 for a value that is not allowed.';
 
+create or replace function pgtick.refuse_name(p_field text, p_name text)
+returns void
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ '[[:cntrl:]]' then
+    perform pgtick.invalid(p_field, p_name, 'a name has 1 to 200 characters and no control characters');
+  end if;
+end
+$$;
+comment on function pgtick.refuse_name(text, text) is 'Raise TK000 unless this may be the name of a task, a queue or a runner.';
+
+create or replace function pgtick.nearest_name(p_name text, p_names text[])
+returns text
+language sql immutable parallel safe
+set search_path = ''
+as $$
+  select near.name
+  from unnest(p_names) as near(name),
+    lateral (select count(*) from generate_series(1, least(length(p_name), 200) - 1) as i
+      where strpos(lower(near.name), lower(substr(p_name, i, 2))) > 0) as same(parts)
+  where same.parts >= 2
+  order by same.parts desc, abs(length(near.name) - length(p_name)), near.name
+  limit 1
+$$;
+comment on function pgtick.nearest_name(text, text[]) is 'Which of these names looks most like this one, by the pairs of letters that they share; null where none does.';
+
 -- Who asks: the end user of a Supabase request where there is one, otherwise the role that logged in.
 create or replace function pgtick.caller()
 returns text
@@ -30,6 +63,15 @@ as $$
   select coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', session_user::text)
 $$;
 comment on function pgtick.caller() is 'Who asks, for the record: the JWT''s subject, or the login role.';
+
+create or replace function pgtick.note_action(p_action text, p_subject text, p_details jsonb default null)
+returns void
+language sql volatile parallel unsafe
+set search_path = ''
+as $$
+  insert into pgtick.audit (at, by_whom, action, subject, details) values (pgtick.now(), pgtick.caller(), p_action, p_subject, p_details)
+$$;
+comment on function pgtick.note_action(text, text, jsonb) is 'Write down what somebody did: who, what, when.';
 
 -- The roles belong to the whole server. They get no login here: "alter role pgtick_runner login password …" is the owner's to say.
 do $$

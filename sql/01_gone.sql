@@ -6,3 +6,26 @@ drop function if exists pgtick.tick_singles(bigint[], timestamptz, timestamptz);
 drop function if exists pgtick.newest_slots(pgtick.schedule_defs, timestamptz, timestamptz, integer);
 drop function if exists pgtick.why_missed(pgtick.schedule_defs, timestamptz, timestamptz);
 drop function if exists pgtick.tick_chunk();
+drop function if exists pgtick.enqueue(text, jsonb, text, integer, timestamptz, integer, interval, uuid);
+drop function if exists pgtick.enqueue_many(text, jsonb[], text, integer, timestamptz, integer, interval, uuid);
+drop function if exists pgtick.register(text, text[], text[], interval, text);
+drop function if exists pgtick.backoff(integer);
+drop function if exists pgtick.expires_on(text, timestamptz);
+drop function if exists pgtick.archive(bigint[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz);
+drop function if exists pgtick.put_back(bigint, bigint[], bigint[], bigint[], text[], jsonb[], timestamptz[], timestamptz);
+
+-- Nor does it change a function's columns.
+do $$
+declare
+  v_old regprocedure;
+begin
+  for v_old in
+    select p.oid from pg_catalog.pg_proc as p
+    where (p.oid = to_regprocedure('pgtick.claim(bigint, text[], text[], integer)') and 'started_at' <> all (p.proargnames))
+      or (p.oid = to_regprocedure('pgtick.claim_suspect(bigint, text[], text[], timestamptz)') and p.prorettype <> 'tid'::regtype)
+      or (p.oid = to_regprocedure('pgtick.lanes(text[], text[])') and 'run_at' <> all (p.proargnames))
+  loop
+    execute format('drop function %s', v_old);
+  end loop;
+end
+$$;

@@ -67,13 +67,7 @@ declare
   v_near text;
 begin
   select s.removed_at into v_removed_at from pgtick.schedule_defs as s where s.name = p_name;
-  select near.name into v_near
-  from (select s.name from pgtick.schedule_defs as s where s.removed_at is null limit 10000) as near,
-    lateral (select count(*) from generate_series(1, least(length(p_name), 200) - 1) as i
-      where strpos(lower(near.name), lower(substr(p_name, i, 2))) > 0) as same(parts)
-  where same.parts >= 2
-  order by same.parts desc, abs(length(near.name) - length(p_name)), near.name
-  limit 1;
+  v_near := pgtick.nearest_name(p_name, array(select x.name from pgtick.schedule_defs as x where x.removed_at is null limit 10000));
   raise exception using errcode = 'TK006',
     message = format('no schedule is named %s', coalesce('"' || left(p_name, 200) || '"', 'null')) || coalesce(': it was unscheduled at ' || pgtick.utc(v_removed_at), ''),
     hint = case when v_removed_at is not null then 'pgtick.schedule with this name brings it back.'

@@ -597,9 +597,11 @@ returns boolean
 language sql volatile parallel unsafe security definer
 set search_path = ''
 as $$
-  select not exists (select from pgtick.upkeep as u where u.what = p_what and u.done_at between pgtick.now() - p_every and pgtick.now())
+  select not exists (
+    select from pgtick.upkeep as u
+    where u.what = p_what and u.done_at between pgtick.now() - case when u.problem is null then p_every else least(p_every, interval '1 minute') end and pgtick.now())
 $$;
-comment on function pgtick.upkeep_due(text, interval) is 'Whether this kind of upkeep was last done longer ago than p_every, or never.';
+comment on function pgtick.upkeep_due(text, interval) is 'Whether this kind of upkeep was last done longer ago than p_every, or never; after one with a problem, than a minute.';
 
 -- Commits, so it can neither be definer nor have a search_path of its own: every name is written in full. A failure is a warning, which
 -- pg_cron writes into the server's log, and what follows goes on. No exception block may hold a commit, hence each commit after its block.

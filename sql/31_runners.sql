@@ -1,7 +1,8 @@
 -- Runners: their lease, what they hold, and how they sleep without missing a job.
 
 -- definer (this and all of the worker protocol): the runner's role owns nothing and writes no table directly.
-create or replace function pgtick.register(p_name text, p_queues text[], p_tasks text[], p_lease interval default '30 seconds', p_version text default null)
+create or replace function pgtick.register(p_name text, p_queues text[], p_tasks text[], p_lease interval default '30 seconds', p_version text default null,
+  p_workers integer default null)
 returns bigint
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
@@ -10,9 +11,7 @@ declare
   v_now constant timestamptz := pgtick.now();
   v_id bigint;
 begin
-  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ '[[:cntrl:]]' then
-    perform pgtick.invalid('name', p_name, 'a name has 1 to 200 characters and no control characters');
-  end if;
+  perform pgtick.refuse_name('name', p_name);
   if coalesce(cardinality(p_queues), 0) = 0 or array_position(p_queues, null) is not null then
     perform pgtick.invalid('queues', p_queues::text, 'at least one queue, none of them null', 'Name for example {default}.');
   end if;
@@ -22,16 +21,17 @@ begin
   if p_lease is null or p_lease not between interval '1 second' and interval '1 hour' then
     perform pgtick.invalid('lease', p_lease::text, 'it goes from 1 second to 1 hour');
   end if;
-  insert into pgtick.runner_leases (name, queues, tasks, version, lease, lease_until, registered_at, heartbeat_at)
-  values (p_name, p_queues, p_tasks, p_version, p_lease, v_now + p_lease, v_now, v_now)
+  if p_workers < 1 then perform pgtick.invalid('workers', p_workers::text, 'at least 1, or null for unknown'); end if;
+  insert into pgtick.runner_leases (name, queues, tasks, version, lease, lease_until, registered_at, heartbeat_at, workers)
+  values (p_name, p_queues, p_tasks, p_version, p_lease, v_now + p_lease, v_now, v_now, p_workers)
   returning id into v_id;
   insert into pgtick.sleepers (queue, runner_id, until)
   select distinct q.queue, v_id, '-infinity'::timestamptz from unnest(p_queues) as q(queue);
   return v_id;
 end
 $$;
-comment on function pgtick.register(text, text[], text[], interval, text) is
-  'Make a runner known and return its id. p_lease: 1 second to 1 hour; renew it with heartbeat() every third of it. Names need not be unique. Raises TK000.';
+comment on function pgtick.register(text, text[], text[], interval, text, integer) is
+  'Make a runner known and return its id. p_lease: 1 second to 1 hour; renew it with heartbeat() every third of it. p_workers: how many attempts it runs at a time, for pgtick.why. Names need not be unique. Raises TK000.';
 
 create or replace function pgtick.refuse_runner(p_runner_id bigint)
 returns void
@@ -64,7 +64,9 @@ begin
   if not found then perform pgtick.refuse_runner(p_runner_id); end if;
   v_now := pgtick.now();
   update pgtick.runner_leases as r
-  set lease_until = v_now + r.lease, heartbeat_at = v_now, suspected_at = null
+  set lease_until = v_now + r.lease, heartbeat_at = v_now, suspected_at = null,
+    deadline_at = case when p_held is not null then coalesce((
+      select min(j.started_at + j.timeout) from unnest(p_held) as h(job_id) join pgtick.live_jobs as j on j.id = h.job_id and j.runner_id = p_runner_id), 'infinity') end
   where r.id = p_runner_id;
   return query
   select h.job_id, h.fence,

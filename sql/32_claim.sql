@@ -1,36 +1,54 @@
 -- Taking jobs.
 
--- A lane is a task, queue and priority with at least one live job. Each step is one index look-up, so the rows in a lane cost nothing,
--- nor do tasks and queues that are empty, nor a million jobs of a task that is not asked for.
+-- A lane is a task, queue and priority with at least one live job. Each step is one look-up in the index: to the next lane that exists,
+-- and from one that was not asked for to the next that was. So the rows in a lane cost nothing, nor do tasks and queues that are empty,
+-- nor a million jobs of a task that is not asked for.
 create or replace function pgtick.lanes(p_tasks text[], p_queues text[])
-returns table (task text, queue text, priority smallint, place bigint)
-language sql stable parallel safe
+returns table (task text, queue text, priority smallint, run_at timestamptz, id bigint)
+language plpgsql stable parallel safe
 set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 as $$
+#variable_conflict use_column
+declare
+  v_queues constant text[] := array(select distinct q.queue from unnest(p_queues) as q(queue) where q.queue is not null order by q.queue);   -- looked up by halves
+begin
+  return query
   with recursive lane as (
-    select t.task, q.queue, (select min(j.priority) from pgtick.live_jobs as j where j.task = t.task and j.queue = q.queue) as priority,
-      row_number() over () as place
-    from unnest(p_tasks) as t(task), unnest(p_queues) as q(queue)
+    select t.task, first.queue, first.priority, first.run_at, first.id, v_queues[width_bucket(first.queue, v_queues)] = first.queue as asked
+    from (select distinct a.task from unnest(p_tasks) as a(task)) as t
+    cross join lateral (
+      select j.queue, j.priority, j.run_at, j.id from pgtick.live_jobs as j
+      where j.task = t.task and j.queue >= v_queues[1]
+      order by j.queue, j.priority, j.run_at, j.id limit 1) as first
     union all
-    select l.task, l.queue, (select min(j.priority) from pgtick.live_jobs as j where j.task = l.task and j.queue = l.queue and j.priority > l.priority),
-      l.place
-    from lane as l where l.priority is not null
+    select l.task, next.queue, next.priority, next.run_at, next.id, v_queues[width_bucket(next.queue, v_queues)] = next.queue
+    from lane as l
+    cross join lateral (
+      select j.queue, j.priority, j.run_at, j.id from pgtick.live_jobs as j
+      where j.task = l.task
+        and (j.queue, j.priority) > (
+          case when l.asked then l.queue else v_queues[width_bucket(l.queue, v_queues) + 1] end,
+          case when l.asked then l.priority else -1::smallint end)
+      order by j.queue, j.priority, j.run_at, j.id limit 1) as next
   )
-  select l.task, l.queue, l.priority, l.place from lane as l where l.priority is not null
+  select l.task, l.queue, l.priority, l.run_at, l.id from lane as l where l.asked;
+end
 $$;
-comment on function pgtick.lanes(text[], text[]) is 'The priorities at which there are live jobs, by task and queue, found by steps over the index.';
+comment on function pgtick.lanes(text[], text[]) is 'The lanes of these tasks and queues with live jobs, found by steps over the index, each with its first live job, running or not.';
 
 -- A job that two dead runners have held is a suspect, and a runner takes one at a time, with its row locked and the job written on it:
 -- when that runner dies too, it is known which job to blame, and the hundreds beside it are not.
 create or replace function pgtick.claim_suspect(p_runner_id bigint, p_queues text[], p_tasks text[], p_now timestamptz)
-returns bigint
+returns tid
 language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 declare
   v_id bigint;
+  v_ctid tid;
 begin
   if exists (
     select from pgtick.runner_leases as r
@@ -39,7 +57,7 @@ begin
   then
     return null;
   end if;
-  select j.id into v_id
+  select j.id, j.ctid into v_id, v_ctid
   from pgtick.live_jobs as j
   where j.losses >= 2 and j.runner_id is null and j.run_at <= p_now and j.task = any (p_tasks) and j.queue = any (p_queues)
   order by j.run_at, j.id
@@ -48,22 +66,32 @@ begin
   if found then
     update pgtick.runner_leases as r set suspect_job_id = v_id where r.id = p_runner_id;
   end if;
-  return v_id;
+  return v_ctid;
 end
 $$;
-comment on function pgtick.claim_suspect(bigint, text[], text[], timestamptz) is 'Pick at most one job that runners died with, for a runner that holds none such; its row must be locked.';
+comment on function pgtick.claim_suspect(bigint, text[], text[], timestamptz) is 'Pick and lock at most one job that runners died with, for a runner that holds none such; its row must be locked.';
 
 -- Two runners never get the same job: rows are locked as they are picked, and locked ones are passed over.
 -- array(...) on purpose: a join with the picked rows made the planner's claim three to eleven times slower, and depend on statistics.
--- So may a plan made while the table was empty; therefore no scan but by index. The runner's row is locked first, with a lock that makes
--- rescue() pass it over; the clock is read after that. Lanes of one priority take turns by the fence, so that none starves another.
-create or replace function pgtick.claim(p_runner_id bigint, p_queues text[], p_tasks text[], p_n integer)
+-- So may a plan made while the table was empty; therefore no scan but by index. What is picked is locked, so its ctid stays as it is, and
+-- the update goes by that. The runner's row is locked first, with a lock that makes
+-- rescue() pass it over; the clock is read after that.
+-- Who comes first: lanes by their priority, those of one priority in turn. But a tenth of each claim is shared out among all lanes but the
+-- first, whatever their priority (of claims too small for that, every tenth is), so that no flood starves another lane. Whose turn it is
+-- is drawn from fence and runner: by the fence alone, two runners that claim one after the other would each always have the same turn.
+-- The lanes, each from its first due job on, are read before anything is locked: a runner that finds none writes nothing.
+-- A runner that has seen a lane up to a job may say so, and the scan starts there: what others have finished since, but some open
+-- transaction still sees, is not walked over again at each claim.
+create or replace function pgtick.claim_lanes(p_runner_id bigint, p_queues text[], p_tasks text[], p_n integer, p_lane_tasks text[] default null,
+  p_lane_queues text[] default null, p_lane_priorities integer[] default null, p_from_run_at timestamptz[] default null, p_from_id bigint[] default null)
 returns table (id bigint, fence bigint, task text, queue text, priority smallint, attempt integer, max_attempts integer, args jsonb,
-  run_at timestamptz, created_at timestamptz, timeout interval, schedule text, slot timestamptz, owner_id uuid, checkpoint jsonb)
+  run_at timestamptz, created_at timestamptz, timeout interval, schedule text, slot timestamptz, owner_id uuid, checkpoint jsonb,
+  started_at timestamptz)
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -71,17 +99,57 @@ declare
   v_lease_until timestamptz;
   v_now timestamptz;
   v_fence bigint;
-  v_suspect bigint;
+  v_suspect tid;
+  v_queues text[] := p_queues;
+  v_tasks text[];
+  v_lane_queues text[];
+  v_priorities integer[];
+  v_run_at timestamptz[];
+  v_id bigint[];
+  v_lanes integer;
+  v_turn bigint;
+  v_share integer;
+  v_shared tid[];
+  v_picked tid[];
 begin
   if p_n is null or p_n not between 1 and 10000 then perform pgtick.invalid('n', p_n::text, 'it goes from 1 to 10000'); end if;
+  if cardinality(p_lane_queues) is distinct from cardinality(p_lane_tasks) or cardinality(p_lane_priorities) is distinct from cardinality(p_lane_tasks)
+    or cardinality(p_from_run_at) is distinct from cardinality(p_lane_tasks) or cardinality(p_from_id) is distinct from cardinality(p_lane_tasks)
+  then
+    perform pgtick.invalid('lanes', cardinality(p_lane_tasks)::text, 'as many queues, priorities, run_at and id as there are tasks', 'Or all five null.');
+  end if;
+  if exists (select from pgtick.paused_queues) then
+    v_queues := array(select q.queue from unnest(p_queues) as q(queue) where not exists (select from pgtick.paused_queues as p where p.queue = q.queue));
+  end if;
   v_now := pgtick.now();
   v_suspects := exists (
     select from pgtick.live_jobs as j
-    where j.losses >= 2 and j.runner_id is null and j.run_at <= v_now and j.task = any (p_tasks) and j.queue = any (p_queues));
+    where j.losses >= 2 and j.runner_id is null and j.run_at <= v_now and j.task = any (p_tasks) and j.queue = any (v_queues));
+  if p_lane_tasks is null then
+    select array_agg(l.task), array_agg(l.queue), array_agg(l.priority), array_agg(first.run_at), array_agg(first.id)
+    into v_tasks, v_lane_queues, v_priorities, v_run_at, v_id
+    from pgtick.lanes(p_tasks, v_queues) as l
+    cross join lateral (
+      select due.run_at, due.id
+      from pgtick.live_jobs as due
+      where due.task = l.task and due.queue = l.queue and due.priority = l.priority and (due.run_at, due.id) >= (l.run_at, l.id)
+        and due.run_at <= v_now and due.runner_id is null and due.losses < 2
+      order by due.run_at, due.id
+      limit 1) as first;
+  else
+    select array_agg(l.task), array_agg(l.queue), array_agg(l.priority), array_agg(l.run_at), array_agg(l.id)
+    into v_tasks, v_lane_queues, v_priorities, v_run_at, v_id
+    from unnest(p_lane_tasks, p_lane_queues, p_lane_priorities, p_from_run_at, p_from_id) as l(task, queue, priority, run_at, id)
+    where l.queue = any (v_queues);
+  end if;
+  v_lanes := coalesce(cardinality(v_tasks), 0);
+
   if v_suspects then
     select r.lease_until into v_lease_until from pgtick.runner_leases as r where r.id = p_runner_id and r.ended_at is null for no key update;
-  else
+  elsif v_lanes > 0 then
     select r.lease_until into v_lease_until from pgtick.runner_leases as r where r.id = p_runner_id and r.ended_at is null for key share;
+  else
+    select r.lease_until into v_lease_until from pgtick.runner_leases as r where r.id = p_runner_id and r.ended_at is null;
   end if;
   if not found then perform pgtick.refuse_runner(p_runner_id); end if;
   v_now := pgtick.now();
@@ -89,55 +157,108 @@ begin
     raise exception using errcode = 'TK003', message = format('the lease of runner %s ran out at %s', p_runner_id, v_lease_until),
       hint = 'Call pgtick.heartbeat, then claim again.';
   end if;
+  if v_lanes = 0 and not v_suspects then return; end if;   -- nothing was written or locked, so there is nothing to flush at the commit
   v_fence := nextval('pgtick.fence_seq');
-  if v_suspects then v_suspect := pgtick.claim_suspect(p_runner_id, p_queues, p_tasks, v_now); end if;
+  if v_suspects then v_suspect := pgtick.claim_suspect(p_runner_id, v_queues, p_tasks, v_now); end if;
+  v_turn := pg_catalog.hashint8extended(v_fence, p_runner_id) & 9223372036854775807;
+  if v_lanes > 1 then
+    select array_agg(l.task), array_agg(l.queue), array_agg(l.priority), array_agg(l.run_at), array_agg(l.id)
+    into v_tasks, v_lane_queues, v_priorities, v_run_at, v_id
+    from (
+      select x.* from unnest(v_tasks, v_lane_queues, v_priorities, v_run_at, v_id) as x(task, queue, priority, run_at, id)
+      order by x.priority,
+        (row_number() over (partition by x.priority order by x.task, x.queue) + v_turn) % count(*) over (partition by x.priority)) as l;
+    v_share := case when p_n >= 10 then p_n / 10 when v_turn / 1024 % 10 = 0 then p_n else 0 end;
+  end if;
+  if v_share > 0 then
+    v_shared := array(
+      select picked.ctid
+      from (
+        select x.* from unnest(v_tasks, v_lane_queues, v_priorities, v_run_at, v_id) with ordinality as x(task, queue, priority, run_at, id, place)
+        where x.place > 1
+        order by (x.place + v_turn / 16384) % (v_lanes - 1)) as l
+      cross join lateral (
+        select due.ctid
+        from pgtick.live_jobs as due
+        where due.task = l.task and due.queue = l.queue and due.priority = l.priority and (due.run_at, due.id) >= (l.run_at, l.id)
+          and due.run_at <= v_now and due.runner_id is null and due.losses < 2
+        order by due.run_at, due.id
+        limit greatest(v_share / (v_lanes - 1), 1)
+        for update skip locked) as picked
+      limit v_share);
+  end if;
+  v_picked := array(
+    select picked.ctid
+    from unnest(v_tasks, v_lane_queues, v_priorities, v_run_at, v_id) as l(task, queue, priority, run_at, id)
+    cross join lateral (
+      select due.ctid
+      from pgtick.live_jobs as due
+      where due.task = l.task and due.queue = l.queue and due.priority = l.priority and (due.run_at, due.id) >= (l.run_at, l.id)
+        and due.run_at <= v_now and due.runner_id is null and due.losses < 2
+      order by due.run_at, due.id
+      limit p_n
+      for update skip locked) as picked
+    limit p_n);
+  if v_shared is not null or v_suspect is not null then   -- these first, then the others as far as there is room
+    v_shared := array_remove(v_suspect || v_shared, null);
+    v_picked := (v_shared || array(
+      select p.ctid from unnest(v_picked) with ordinality as p(ctid, place)
+      where not exists (select from unnest(v_shared) as s(ctid) where s.ctid = p.ctid) order by p.place))[1:p_n];
+  end if;
   return query
   with claimed as (
     update pgtick.live_jobs as j
     set runner_id = p_runner_id, fence = v_fence, attempt = j.attempt + 1, started_at = v_now
-    where j.id = any (v_suspect || array(
-      select picked.id
-      from (
-        select lane.* from pgtick.lanes(p_tasks, p_queues) as lane
-        order by lane.priority, (lane.place + v_fence) % greatest(cardinality(p_tasks) * cardinality(p_queues), 1)) as l
-      cross join lateral (
-        select due.id
-        from pgtick.live_jobs as due
-        where due.task = l.task and due.queue = l.queue and due.priority = l.priority and due.run_at <= v_now
-          and due.runner_id is null and due.losses < 2
-        order by due.run_at, due.id
-        limit p_n
-        for update skip locked) as picked
-      limit p_n - case when v_suspect is null then 0 else 1 end))
-    returning j.*
+    where j.ctid = any (v_picked)
+    returning j.id, j.fence, j.task, j.queue, j.priority, j.attempt, j.max_attempts, j.args, j.run_at, j.created_at, j.timeout, j.schedule_id, j.slot,
+      j.owner_id, j.started_at
   )
   select c.id, c.fence, c.task, c.queue, c.priority, c.attempt, c.max_attempts, c.args, c.run_at, c.created_at, c.timeout,
     case when c.schedule_id is not null then (select s.name from pgtick.schedule_defs as s where s.id = c.schedule_id) end,
     c.slot, c.owner_id,
-    case when c.attempt > 1 then (select n.checkpoint from pgtick.job_notes as n where n.job_id = c.id) end
+    case when c.attempt > 1 then (select n.checkpoint from pgtick.job_notes as n where n.job_id = c.id) end, c.started_at
   from claimed as c
   order by c.priority, c.run_at, c.id;
 end
 $$;
+comment on function pgtick.claim_lanes(bigint, text[], text[], integer, text[], text[], integer[], timestamptz[], bigint[]) is
+  'As pgtick.claim, but only in the lanes that are named, each from the given run_at and id on; null lanes = all, from the beginning. A job before that (of a transaction that was slow to commit) is found by a claim without lanes, so make one at least every poll interval. Raises TK002 and TK003.';
+
+create or replace function pgtick.claim(p_runner_id bigint, p_queues text[], p_tasks text[], p_n integer)
+returns table (id bigint, fence bigint, task text, queue text, priority smallint, attempt integer, max_attempts integer, args jsonb,
+  run_at timestamptz, created_at timestamptz, timeout interval, schedule text, slot timestamptz, owner_id uuid, checkpoint jsonb,
+  started_at timestamptz)
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+begin
+  return query select * from pgtick.claim_lanes(p_runner_id, p_queues, p_tasks, p_n);
+end
+$$;
 comment on function pgtick.claim(bigint, text[], text[], integer) is
-  'Give up to p_n (1 to 10,000) ready jobs of these queues and tasks to the runner, under one new fence, lower priority numbers first. One call at a time for a runner. Raises TK002 (unknown, left or dead runner) and TK003 (its lease has run out: heartbeat first).';
+  'Give up to p_n (1 to 10,000) ready jobs of these queues and tasks to the runner, under one new fence, lower priority numbers first; but a tenth is shared out among all queues, tasks and priorities that have any. Jobs of paused queues are left. One call at a time for a runner. Raises TK002 (unknown, left or dead runner) and TK003 (its lease has run out: heartbeat first).';
 
 -- A lane's first waiting row is its earliest; blocked jobs have infinity. Suspects are left to the poll: this runner may hold one already.
 create or replace function pgtick.next_run_at(p_runner_id bigint)
 returns timestamptz
-language sql volatile parallel unsafe security definer
+language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 as $$
-  select min(first.run_at)
+begin
+  return (select min(first.run_at)
   from pgtick.runner_leases as r
-  cross join lateral pgtick.lanes(r.tasks, r.queues) as l
+  cross join lateral pgtick.lanes(r.tasks, array(select q.queue from unnest(r.queues) as q(queue)
+    where not exists (select from pgtick.paused_queues as p where p.queue = q.queue))) as l
   cross join lateral (
     select j.run_at from pgtick.live_jobs as j
-    where j.task = l.task and j.queue = l.queue and j.priority = l.priority and j.runner_id is null and j.losses < 2 and j.run_at < 'infinity'
+    where j.task = l.task and j.queue = l.queue and j.priority = l.priority and (j.run_at, j.id) >= (l.run_at, l.id)
+      and j.runner_id is null and j.losses < 2 and j.run_at < 'infinity'
     order by j.run_at, j.id
     limit 1) as first
-  where r.id = p_runner_id
+  where r.id = p_runner_id);
+end
 $$;
-comment on function pgtick.next_run_at(bigint) is 'When the next waiting job of the runner''s queues and tasks may run (in the past: now), or null. Read it after settled().';
+comment on function pgtick.next_run_at(bigint) is 'When the next waiting job of the runner''s queues and tasks may run (in the past: now), or null. Jobs of paused queues do not count. Read it after settled().';

@@ -1,20 +1,5 @@
 -- Reporting what became of a claim. Every report carries the fence of its claim; under any other nothing changes.
 
-create or replace function pgtick.expires_on(p_state text, p_finished_at timestamptz)
-returns date
-language sql immutable parallel safe
-set search_path = ''
-as $$ select (p_finished_at at time zone 'UTC')::date + case p_state when 'done' then 7 else 30 end $$;
-comment on function pgtick.expires_on(text, timestamptz) is 'The day (UTC) on which a finished job is dropped: 7 days after the end for done, 30 for failed and cancelled, which are retried by hand.';
-
--- 5 s, 10 s, 20 s … up to a day, a tenth more or less: twenty attempts take about a week, and what failed together does not come back together.
-create or replace function pgtick.backoff(p_attempt integer)
-returns interval
-language sql volatile parallel safe
-set search_path = ''
-as $$ select make_interval(secs => least(5 * 2.0 ^ least(greatest(p_attempt, 1) - 1, 20), 86400) * (0.9 + 0.2 * random())) $$;
-comment on function pgtick.backoff(integer) is 'How long to wait after the p_attempt-th counted attempt has failed: 5 s doubled each time, at most a day, ±10 % by chance.';
-
 create or replace function pgtick.fit_result(p_result jsonb)
 returns jsonb
 language sql immutable parallel safe
@@ -71,6 +56,7 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_ids bigint[];
@@ -101,39 +87,56 @@ comment on function pgtick.unblock_overlap(bigint[], timestamptz) is
   'Free those jobs of these schedules that waited for earlier ones of their schedule and are now the first. Never waits for a lock. Returns how many.';
 
 -- The one way out of live_jobs: DELETE … RETURNING into history, so that a reader sees the job in exactly one of them.
--- (Moving it by an UPDATE of a partition key instead fails other sessions' locks with 40001.) The caller has locked the rows.
-create or replace function pgtick.archive(p_ids bigint[], p_fences bigint[], p_states text[], p_results jsonb[], p_errors jsonb[],
+-- (Moving it by an UPDATE of a partition key instead fails other sessions' locks with 40001.) The caller has locked the rows, so their ctid
+-- is enough to find them, and stays as it is.
+-- force_generic_plan, here and in whatever runs for each claim and report: to plan an insert into history, with its partitions, takes ten
+-- times as long as the insert of one job, and the planner would do so each time, since its guess for an unknown array is a bad one.
+create or replace function pgtick.archive_rows(p_rows tid[], p_ids bigint[], p_states text[], p_results jsonb[], p_errors jsonb[],
   p_keep_fence boolean, p_now timestamptz)
-returns setof bigint
+returns integer
 language plpgsql volatile parallel unsafe
 set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_noted constant boolean := exists (
     select from pgtick.job_notes as n
     where n.job_id between (select min(i.id) from unnest(p_ids) as i(id)) and (select max(i.id) from unnest(p_ids) as i(id)));
-  v_moved bigint[];
+  v_ruled constant boolean := exists (select from pgtick.retentions);
+  -- Worked out once: a call for each row (of a function with a search_path, which is never inlined) took a sixth of all the time.
+  v_done_until constant date := pgtick.default_expiry('done', p_now);
+  v_other_until constant date := pgtick.default_expiry('failed', p_now);
+  v_moved integer;
   v_schedules bigint[];
+  v_unique bigint[];
+  v_unique_states text[];
+  v_unique_days date[];
 begin
   with gone as (
     delete from pgtick.live_jobs as j
-    using unnest(p_ids, p_fences, p_states, p_results, p_errors) as o(id, fence, state, result, error)
-    where j.id = o.id and j.fence is not distinct from o.fence and o.state is not null
-    returning j.*, o.state, o.result, o.error
+    using unnest(p_rows, p_states, p_results, p_errors) as o(ctid, state, result, error)
+    where j.ctid = o.ctid
+    returning j.*, coalesce(o.state, 'done') as state, o.result, o.error
   ), kept as (
     insert into pgtick.history (id, task, queue, priority, state, run_at, attempt, uncounted, max_attempts, losses, deaths, timeout, args, owner_id,
-      schedule_id, slot, created_at, runner_id, fence, started_at, finished_at, result, error, done, note, earlier_attempts, expires_on)
+      schedule_id, slot, created_at, runner_id, fence, started_at, finished_at, result, error, done, note, earlier_attempts, uniqueness, retry_policy,
+      expires_on)
     select g.id, g.task, g.queue, g.priority, g.state, g.run_at, g.attempt, g.uncounted, g.max_attempts, g.losses, g.deaths, g.timeout, g.args, g.owner_id,
       g.schedule_id, g.slot, g.created_at, g.runner_id, case when p_keep_fence then g.fence end, g.started_at, p_now,
       case when g.result is not null then pgtick.fit_result(g.result) end, case when g.error is not null then pgtick.fit_error(g.error) end,
-      n.done, n.note, g.earlier_attempts, pgtick.expires_on(g.state, p_now)
+      case when v_noted then (select n.done from pgtick.job_notes as n where n.job_id = g.id) end,
+      case when v_noted then (select n.note from pgtick.job_notes as n where n.job_id = g.id) end,
+      g.earlier_attempts, g.uniqueness, g.retry_policy,
+      case when v_ruled or g.uniqueness is not null then pgtick.expires_on(g.task, g.queue, g.state, g.uniqueness, p_now)
+        when g.state = 'done' then v_done_until else v_other_until end
     from gone as g
-    left join pgtick.job_notes as n on v_noted and n.job_id = g.id
-    returning history.id, history.schedule_id
+    returning history.id, history.schedule_id, history.state, history.uniqueness, history.expires_on
   )
-  select array_agg(k.id), array_agg(k.schedule_id) filter (where k.schedule_id is not null) into v_moved, v_schedules from kept as k;
+  select count(*), array_agg(k.schedule_id) filter (where k.schedule_id is not null), array_agg(k.id) filter (where k.uniqueness is not null),
+    array_agg(k.state) filter (where k.uniqueness is not null), array_agg(k.expires_on) filter (where k.uniqueness is not null)
+  into v_moved, v_schedules, v_unique, v_unique_states, v_unique_days from kept as k;
   if v_noted then
     delete from pgtick.job_notes as n
     where n.job_id = any (array(
@@ -142,12 +145,34 @@ begin
       order by x.job_id
       for update skip locked));   -- one that is being written is left to rescue()
   end if;
+  if v_unique is not null then perform pgtick.settle_keys(v_unique, v_unique_states, v_unique_days); end if;
   if v_schedules is not null then perform pgtick.unblock_overlap(v_schedules, p_now); end if;
-  return query select m.id from unnest(v_moved) as m(id);
+  return v_moved;
 end
 $$;
-comment on function pgtick.archive(bigint[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz) is
-  'Move locked live jobs, each under its present fence, to history in the given final states (null: not this one) and return their ids.';
+comment on function pgtick.archive_rows(tid[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz) is
+  'Move locked live jobs to history, each in its final state with its result and error (p_states, p_results, p_errors in the order of p_rows; null: all done, none), and return how many. p_ids holds at least their ids.';
+
+create or replace function pgtick.archive(p_ids bigint[], p_fences bigint[], p_states text[], p_errors jsonb[], p_now timestamptz)
+returns integer
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_rows tid[];
+  v_states text[];
+  v_errors jsonb[];
+begin
+  select array_agg(j.ctid), array_agg(o.state), array_agg(o.error) into v_rows, v_states, v_errors
+  from unnest(p_ids, p_fences, p_states, p_errors) as o(id, fence, state, error)
+  join pgtick.live_jobs as j on j.id = o.id and j.fence is not distinct from o.fence
+  where o.state is not null;
+  if v_rows is null then return 0; end if;
+  return pgtick.archive_rows(v_rows, p_ids, v_states, null, v_errors, false, p_now);
+end
+$$;
+comment on function pgtick.archive(bigint[], bigint[], text[], jsonb[], timestamptz) is
+  'Move locked live jobs that no report has ended, each under its present fence, to history in the given final states (null: not this one), and return how many.';
 
 create or replace function pgtick.refuse_report(p_job_ids bigint[], p_fences bigint[], p_outcomes text[], p_results jsonb[], p_errors jsonb[], p_retry_at timestamptz[])
 returns void
@@ -183,39 +208,49 @@ language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
   v_now timestamptz;
-  v_locked bigint[];
+  v_rows tid[];
   v_states text[] := p_outcomes;
-  v_ended bigint[];
+  v_results jsonb[] := p_results;
+  v_errors jsonb[] := p_errors;
+  v_back tid[];
+  v_back_outcomes text[];
+  v_back_errors jsonb[];
+  v_back_at timestamptz[];
+  v_ended integer := 0;
 begin
   perform pgtick.refuse_report(p_job_ids, p_fences, p_outcomes, p_results, p_errors, p_retry_at);
-  v_locked := array(
-    select j.id from pgtick.live_jobs as j
-    where j.id = any (p_job_ids) and j.runner_id = p_runner_id
-    order by j.id
-    for update skip locked);
+  v_rows := array(   -- in the order of the report, as long as it holds all of it
+    select j.ctid
+    from unnest(p_job_ids, p_fences) as o(id, fence)
+    join pgtick.live_jobs as j on j.id = o.id and j.fence = o.fence and j.runner_id = p_runner_id
+    for update of j skip locked);
   v_now := pgtick.now();
-  -- Which of them end here: all but errors with attempts left, snoozed and released ones, and of these too what somebody has cancelled.
-  if cardinality(v_locked) < cardinality(p_job_ids) or p_outcomes && '{error,snoozed,released}' then
-    v_states := array(
-      select case
-        when j.id is null then null
+  if cardinality(v_rows) < cardinality(p_job_ids) or p_outcomes && '{error,snoozed,released}' then
+    -- Which of them end here: all but errors with attempts left, snoozed and released ones, and of these too what somebody has cancelled.
+    select array_agg(x.ctid) filter (where x.state is not null), array_agg(x.state) filter (where x.state is not null),
+      array_agg(x.result) filter (where x.state is not null), array_agg(x.error) filter (where x.state is not null),
+      array_agg(x.ctid) filter (where x.state is null), array_agg(x.outcome) filter (where x.state is null),
+      array_agg(x.error) filter (where x.state is null), array_agg(x.retry_at) filter (where x.state is null)
+    into v_rows, v_states, v_results, v_errors, v_back, v_back_outcomes, v_back_errors, v_back_at
+    from (
+      select j.ctid, o.outcome, o.result, o.error, o.retry_at, case
         when o.outcome in ('done', 'failed', 'cancelled') then o.outcome
-        when n.job_id is not null then 'cancelled'
-        when o.outcome = 'error' and j.attempt - j.uncounted >= j.max_attempts then 'failed' end
-      from unnest(p_job_ids, p_fences, p_outcomes) with ordinality as o(id, fence, outcome, place)
-      left join pgtick.live_jobs as j on j.id = o.id and j.fence = o.fence and j.id = any (v_locked)
-      left join pgtick.job_notes as n on n.job_id = j.id and n.cancel_requested_at is not null
-      order by o.place);
+        when exists (select from pgtick.job_notes as n where n.job_id = j.id and n.cancel_requested_at is not null) then 'cancelled'
+        when o.outcome = 'error' and j.attempt - j.uncounted >= j.max_attempts then 'failed' end as state
+      from unnest(p_job_ids, p_fences, p_outcomes, p_results, p_errors, p_retry_at) as o(id, fence, outcome, result, error, retry_at)
+      join pgtick.live_jobs as j on j.id = o.id and j.fence = o.fence and j.runner_id = p_runner_id
+      for update of j skip locked) as x;
   end if;
-  v_ended := array(select pgtick.archive(p_job_ids, p_fences, v_states, p_results, p_errors, true, v_now));
-  if cardinality(v_ended) < cardinality(v_locked) then
-    perform pgtick.put_back(p_runner_id, v_locked, p_job_ids, p_fences, p_outcomes, p_errors, p_retry_at, v_now);
+  if cardinality(v_rows) > 0 then
+    v_ended := pgtick.archive_rows(v_rows, p_job_ids, v_states, v_results, v_errors, true, v_now);
   end if;
-  if cardinality(v_ended) = cardinality(p_job_ids) then
+  if v_back is not null then perform pgtick.put_back(v_back, v_back_outcomes, v_back_errors, v_back_at, v_now); end if;
+  if v_ended = cardinality(p_job_ids) then
     return query select i.id, true from unnest(p_job_ids) as i(id);
   else
     return query
@@ -227,21 +262,39 @@ begin
     from unnest(p_job_ids, p_fences) with ordinality as o(id, fence, place)
     left join pgtick.live_jobs as j on j.id = o.id and j.fence = o.fence
     order by o.place;
+    perform pgtick.count_refused(p_runner_id, p_job_ids, p_fences);
   end if;
 end
 $$;
 comment on function pgtick.finish(bigint, bigint[], bigint[], text[], jsonb[], jsonb[], timestamptz[]) is
   'Report the outcomes of claims; one row for each, in order. accepted: true (also when the same report was taken before), false (the claim is not this runner''s any more: nothing changed), null (ask again). Outcomes: done; failed (for good); error (again by the retry policy or at retry_at, failed when the attempts are used up); snoozed and released (again at retry_at, attempt not counted; released without an error: it never started); cancelled. An error is {"message", "stack", …}, cut at 8 KiB; results are cut at 64 KiB. Raises TK000.';
 
+-- Counted where it is no trouble: a row that somebody has locked is passed over.
+create or replace function pgtick.count_refused(p_runner_id bigint, p_job_ids bigint[], p_fences bigint[])
+returns void
+language sql volatile parallel unsafe
+set search_path = ''
+as $$
+  update pgtick.runner_leases as r set refused = r.refused + x.refused
+  from (
+    select count(*) as refused
+    from unnest(p_job_ids, p_fences) as o(id, fence)
+    left join pgtick.live_jobs as j on j.id = o.id and j.fence = o.fence
+    where case when j.id is null then not exists (select from pgtick.history as h where h.id = o.id and h.fence = o.fence)
+      else j.runner_id is distinct from p_runner_id and j.runner_id is not null end) as x
+  where x.refused > 0 and r.id = (select l.id from pgtick.runner_leases as l where l.id = p_runner_id for no key update skip locked)
+$$;
+comment on function pgtick.count_refused(bigint, bigint[], bigint[]) is 'Add those of these reports that finish() refused to the runner''s count.';
+
 -- The other half of finish: errors with attempts left, snoozed and released jobs wait again. They keep the fence, so that the same
 -- report is known when it comes twice.
-create or replace function pgtick.put_back(p_runner_id bigint, p_locked bigint[], p_job_ids bigint[], p_fences bigint[], p_outcomes text[],
-  p_errors jsonb[], p_retry_at timestamptz[], p_now timestamptz)
+create or replace function pgtick.put_back(p_rows tid[], p_outcomes text[], p_errors jsonb[], p_retry_at timestamptz[], p_now timestamptz)
 returns void
 language plpgsql volatile parallel unsafe
 set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_queues text[];
@@ -250,21 +303,23 @@ begin
   with back as (
     update pgtick.live_jobs as j
     set runner_id = null, started_at = null,
-      run_at = greatest(p_now, coalesce(o.retry_at, p_now + case when o.outcome = 'error' then pgtick.backoff(j.attempt - j.uncounted) else interval '0' end)),
+      run_at = greatest(p_now, coalesce(o.retry_at, p_now + case when o.outcome = 'error'
+        then pgtick.backoff(j.attempt - j.uncounted, coalesce(j.retry_policy, (select r.policy from pgtick.retry_policies as r where r.task = j.task)))
+        else interval '0' end)),
       -- released without an error: it never started, so there was no attempt
       attempt = j.attempt - case when o.outcome = 'released' and o.error is null then 1 else 0 end,
       uncounted = j.uncounted + case when o.outcome = 'error' or (o.outcome = 'released' and o.error is null) then 0 else 1 end,
       earlier_attempts = case when o.outcome = 'released' and o.error is null then j.earlier_attempts
         else pgtick.with_attempt(j.earlier_attempts, j.attempt, j.started_at, p_now, j.runner_id, o.outcome, o.error) end
-    from unnest(p_job_ids, p_fences, p_outcomes, p_errors, p_retry_at) as o(id, fence, outcome, error, retry_at)
-    where j.id = o.id and j.fence = o.fence and j.runner_id = p_runner_id and j.id = any (p_locked)
+    from unnest(p_rows, p_outcomes, p_errors, p_retry_at) as o(ctid, outcome, error, retry_at)
+    where j.ctid = o.ctid
     returning j.queue, j.run_at
   )
   select array_agg(distinct b.queue), min(b.run_at) into v_queues, v_run_at from back as b;
   if v_queues is not null then perform pgtick.wake(v_queues, v_run_at); end if;
 end
 $$;
-comment on function pgtick.put_back(bigint, bigint[], bigint[], bigint[], text[], jsonb[], timestamptz[], timestamptz) is 'Make locked claims wait again after an error, a snooze or a release.';
+comment on function pgtick.put_back(tid[], text[], jsonb[], timestamptz[], timestamptz) is 'Make locked claims wait again after an error, a snooze or a release.';
 
 create or replace function pgtick.refuse_claim(p_job_id bigint, p_fence bigint)
 returns void
@@ -307,7 +362,8 @@ set search_path = ''
 as $$
 begin
   perform pgtick.check_claim(p_job_id, p_fence);
-  perform pgtick.archive(array[p_job_id], array[p_fence], '{done}', array[p_result], array[null::jsonb], true, pgtick.now());
+  perform pgtick.archive_rows(array(select j.ctid from pgtick.live_jobs as j where j.id = p_job_id), array[p_job_id], null,
+    case when p_result is not null then array[p_result] end, null, true, pgtick.now());
 end
 $$;
 comment on function pgtick.finish_in_transaction(bigint, bigint, jsonb) is

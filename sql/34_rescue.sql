@@ -43,13 +43,14 @@ begin
     where r.id = any (v_ended) and not exists (select from pgtick.live_jobs as j where j.runner_id = r.id)
       and not exists (select from pgtick.sleepers as s where s.runner_id = r.id);
   end if;
+  v_count := v_count + pgtick.end_overdue(v_now);
   perform pgtick.sweep_notes();
   perform pgtick.sweep_overlaps(v_now);
   return v_count;
 end
 $$;
 comment on function pgtick.rescue() is
-  'Give back the claims of runners that are dead: the lease found run out twice, at least a third of it apart, with no heartbeat between. Their attempts show as lost and do not count; a job under which three runners died, each holding it as its one suspect, fails. Returns how many claims. Never waits for a lock; anybody may call it, at any time.';
+  'Give back the claims of runners that are dead: the lease found run out twice, at least a third of it apart, with no heartbeat between. Their attempts show as lost and do not count; a job under which three runners died, each holding it as its one suspect, fails. Also take from a living runner what it has not ended a lease after its timeout; that attempt counts. Returns how many claims. Never waits for a lock; anybody may call it, at any time.';
 
 create or replace function pgtick.free_claims(p_runner_ids bigint[], p_now timestamptz)
 returns integer
@@ -81,11 +82,11 @@ begin
   from pgtick.runner_leases as r
   where j.id = any (v_ids) and r.id = j.runner_id and r.suspect_job_id = j.id and r.ended_as = 'dead' and j.deaths < j.losses;
   if array_position(v_states, 'failed') is not null or array_position(v_states, 'cancelled') is not null then
-    perform pgtick.archive(v_ids, v_fences, v_states, null,
+    perform pgtick.archive(v_ids, v_fences, v_states,
       array(select case when s.state = 'failed' then
           '{"message": "three runners died while this job was the only suspect among those they held"}'::jsonb end
         from unnest(v_states) with ordinality as s(state, place) order by s.place),
-      false, p_now);
+      p_now);
   end if;
   with freed as (
     update pgtick.live_jobs as j
@@ -106,6 +107,66 @@ begin
 end
 $$;
 comment on function pgtick.free_claims(bigint[], timestamptz) is 'Make the claims of ended runners ready again, but fail a proven poison job and end what somebody had cancelled. Returns how many.';
+
+-- A runner stops an attempt whose time is up; this is for one that does not, though it lives. There is no index by which to find its claims
+-- (a claim would no longer be a HOT update), so live_jobs is read only where a heartbeat has told of such a deadline, or, for workers that
+-- do not tell what they hold, once a minute. The lease on top of the timeout is the time that the runner has to notice for itself.
+create or replace function pgtick.end_overdue(p_now timestamptz)
+returns integer
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_silent constant boolean := exists (
+    select from pgtick.runner_leases as r where r.freed_at is null and r.ended_at is null and r.deadline_at is null and r.heartbeat_at > r.registered_at)
+    and pgtick.upkeep_due('timeouts', '1 minute')
+    and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.timeouts'));   -- so that nobody waits for that row below
+  v_runners bigint[];
+  v_ids bigint[];
+  v_fences bigint[];
+  v_states text[];
+  v_errors jsonb[];
+  v_queues text[];
+  v_run_at timestamptz;
+begin
+  v_runners := array(
+    select r.id from pgtick.runner_leases as r
+    where r.freed_at is null and r.ended_at is null
+      and (r.deadline_at + r.lease <= p_now or (v_silent and r.deadline_at is null)));
+  if v_silent then
+    insert into pgtick.upkeep as u (what, done_at) values ('timeouts', p_now)
+    on conflict (what) do update set done_at = excluded.done_at where u.done_at < excluded.done_at;
+  end if;
+  if cardinality(v_runners) = 0 then return 0; end if;
+  select array_agg(x.id), array_agg(x.fence),
+    array_agg(case when x.cancelled then 'cancelled' when x.attempt - x.uncounted >= x.max_attempts then 'failed' end),
+    array_agg(jsonb_build_object('message', format('the attempt took longer than its timeout of %s, and its runner did not end it', x.timeout)))
+  into v_ids, v_fences, v_states, v_errors
+  from (
+    select j.*, exists (select from pgtick.job_notes as n where n.job_id = j.id and n.cancel_requested_at is not null) as cancelled
+    from pgtick.live_jobs as j
+    join pgtick.runner_leases as r on r.id = j.runner_id
+    where j.runner_id = any (v_runners) and j.started_at + j.timeout + r.lease <= p_now
+    order by j.id
+    for update of j skip locked) as x;
+  if v_ids is null then return 0; end if;
+  perform pgtick.archive(v_ids, v_fences, v_states, v_errors, p_now);
+  with freed as (
+    update pgtick.live_jobs as j
+    set runner_id = null, fence = null, started_at = null,
+      run_at = p_now + pgtick.backoff(j.attempt - j.uncounted, coalesce(j.retry_policy, (select r.policy from pgtick.retry_policies as r where r.task = j.task))),
+      earlier_attempts = pgtick.with_attempt(j.earlier_attempts, j.attempt, j.started_at, p_now, j.runner_id, 'error', o.error)
+    from unnest(v_ids, v_fences, v_errors) as o(id, fence, error)
+    where j.id = o.id and j.fence = o.fence
+    returning j.queue, j.run_at
+  )
+  select array_agg(distinct f.queue), min(f.run_at) into v_queues, v_run_at from freed as f;
+  if v_queues is not null then perform pgtick.wake(v_queues, v_run_at); end if;
+  return cardinality(v_ids);
+end
+$$;
+comment on function pgtick.end_overdue(timestamptz) is
+  'End the attempts that living runners have let run for more than a lease beyond their timeout: tried again by the retry policy, or failed when that was the last one. Returns how many.';
 
 -- A cancel request or a progress report may come in just as its job ends.
 create or replace function pgtick.sweep_notes()

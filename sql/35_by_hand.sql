@@ -7,7 +7,7 @@ set search_path = ''
 as $$
 begin
   raise exception using errcode = 'TK004', message = format('there is no job %s', coalesce(p_job_id::text, 'null')),
-    hint = 'Finished jobs are dropped after 7 days (done) or 30 (failed, cancelled).';
+    hint = 'Finished jobs are dropped after 7 days (done) or 30 (failed, cancelled), or as pgtick.set_retention said.';
 end
 $$;
 comment on function pgtick.refuse_job_id(bigint) is 'Raise TK004: no such job.';
@@ -23,7 +23,7 @@ declare
 begin
   select * into v_job from pgtick.live_jobs as j where j.id = p_job_id for update skip locked;
   if found and v_job.runner_id is null then
-    perform pgtick.archive(array[p_job_id], array[v_job.fence], '{cancelled}', null, array[jsonb_build_object('message', p_why)], false, p_now);
+    perform pgtick.archive(array[p_job_id], array[v_job.fence], '{cancelled}', array[jsonb_build_object('message', p_why)], p_now);
     return 'cancelled';
   end if;
   if not found then select * into v_job from pgtick.live_jobs as j where j.id = p_job_id; end if;
@@ -78,7 +78,7 @@ begin
 end
 $$;
 comment on function pgtick.retry(bigint) is
-  'Make a failed or cancelled job ready again, with its id and history and one more attempt, or a waiting one due now; returns ready. Raises TK004 (no such job) and TK005 (running or done).';
+  'Make a failed or cancelled job ready again, with its id and history and one more attempt, or a waiting one due now; returns ready. Raises TK004 (no such job), TK005 (running or done) and TK008 (another job holds its unique key).';
 
 create or replace function pgtick.hasten(p_job_id bigint)
 returns boolean
@@ -101,6 +101,7 @@ comment on function pgtick.hasten(bigint) is 'Make a waiting job due now. False 
 
 -- The clock is read after the lock: of two retries at once one waits, and what it makes due must not be back-dated by that.
 -- What was said of the job's earlier life, a late cancel request above all, is not meant for this one.
+-- Its unique key has to be free, or still its own.
 create or replace function pgtick.revive(p_job_id bigint)
 returns boolean
 language plpgsql volatile parallel unsafe
@@ -109,18 +110,29 @@ as $$
 declare
   v_now timestamptz;
   v_queue text;
+  v_task text;
+  v_unique jsonb;
+  v_holder_id bigint;
 begin
-  perform from pgtick.history as h where h.id = p_job_id and h.state <> 'done' for update;
+  select h.task, h.uniqueness into v_task, v_unique from pgtick.history as h where h.id = p_job_id and h.state <> 'done' for update;
   if not found then return false; end if;
   v_now := pgtick.now();
+  if (v_unique ->> 'until')::timestamptz > v_now then
+    v_holder_id := pgtick.take_key(v_task, v_unique ->> 'key', p_job_id, array(select jsonb_array_elements_text(v_unique -> 'states')),
+      (v_unique ->> 'until')::timestamptz, v_now);
+    if v_holder_id <> p_job_id then
+      raise exception using errcode = 'TK008', message = format('job %s has the unique key "%s", which job %s holds now', p_job_id, v_unique ->> 'key', v_holder_id),
+        hint = format('Look at job %s: it does the same. Cancel it first if this one is to run instead.', v_holder_id);
+    end if;
+  end if;
   with gone as (
     delete from pgtick.history as h where h.id = p_job_id returning h.*
   )
   insert into pgtick.live_jobs (id, task, queue, priority, run_at, attempt, uncounted, max_attempts, losses, deaths, timeout, args, owner_id,
-    schedule_id, slot, created_at, earlier_attempts)
+    schedule_id, slot, created_at, uniqueness, retry_policy, earlier_attempts)
   overriding system value
   select g.id, g.task, g.queue, g.priority, v_now, g.attempt, g.uncounted, greatest(g.max_attempts, g.attempt - g.uncounted + 1), 0, 0, g.timeout, g.args,
-    g.owner_id, g.schedule_id, g.slot, g.created_at,
+    g.owner_id, g.schedule_id, g.slot, g.created_at, g.uniqueness, g.retry_policy,
     case when g.started_at is null then g.earlier_attempts
       else pgtick.with_attempt(g.earlier_attempts, g.attempt, g.started_at, g.finished_at, g.runner_id, g.state, g.error) end
   from gone as g
@@ -131,3 +143,26 @@ begin
 end
 $$;
 comment on function pgtick.revive(bigint) is 'Bring a failed or cancelled job back from history, with its id, its attempts and one more. False where there is none.';
+
+-- The one way to other arguments: a job's record would otherwise say that it did what it was never asked to.
+-- definer: as cancel.
+create or replace function pgtick.retry_with(p_job_id bigint, p_args jsonb, p_reason text)
+returns text
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_state text;
+  v_before jsonb;
+begin
+  if coalesce(btrim(p_reason), '') = '' then perform pgtick.invalid('reason', p_reason, 'why the arguments change, for the record'); end if;
+  v_state := pgtick.retry(p_job_id);   -- locks the live row, which waits
+  select j.args into v_before from pgtick.live_jobs as j where j.id = p_job_id;
+  perform pgtick.refuse_job(j.task, p_args, j.queue, j.priority, j.max_attempts, j.timeout) from pgtick.live_jobs as j where j.id = p_job_id;
+  update pgtick.live_jobs as j set args = p_args where j.id = p_job_id;
+  perform pgtick.note_action('retry_with', p_job_id::text, jsonb_build_object('reason', left(p_reason, 1000), 'before', v_before, 'after', p_args));
+  return v_state;
+end
+$$;
+comment on function pgtick.retry_with(bigint, jsonb, text) is
+  'As retry, with other arguments; pgtick.audit keeps those before and after, who changed them, when, and the reason (not empty). Raises TK000, TK004, TK005 and TK008.';

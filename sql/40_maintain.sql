@@ -63,7 +63,7 @@ language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 as $$
 begin
-  if p_keep is null or p_keep < interval '1 day' or p_keep > interval '400 days' then
+  if p_keep is null or p_keep < interval '1 day' or p_keep > interval '400 days' or extract(epoch from p_keep) > 400 * 86400 then
     perform pgtick.invalid('keep', p_keep::text, 'it goes from 1 day to 400 days');
   end if;
   insert into pgtick.settings as s (name, value, set_at, set_by)
@@ -94,8 +94,23 @@ end
 $$;
 comment on function pgtick.purge_cron_log(timestamptz) is 'Delete what pg_cron recorded of pgtick''s own runs before p_before, where this role may, and return how many rows.';
 
+-- What ends tomorrow and the day after needs its partitions: those of each retention in use. And what lies in the default partition, since
+-- upkeep was late or a unique key holds a job for longer, gets one of its own.
+create or replace function pgtick.history_days(p_today date)
+returns setof date
+language sql stable parallel safe
+set search_path = ''
+as $$
+  select pgtick.partition_day(p_today + r.days + a.ahead, p_today + a.ahead)
+  from (select 7 as days union select 30 union select x.days from pgtick.retentions as x) as r, generate_series(0, 2) as a(ahead)
+  union
+  select h.expires_on from pgtick.history_default as h where h.expires_on >= p_today
+$$;
+comment on function pgtick.history_days(date) is 'The days whose partitions of history are needed on p_today and the two days after it.';
+
 -- Each kind of upkeep in a block of its own: one that meets a lock does not keep the others from their work. The lock on a parent is
--- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call.
+-- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call,
+-- a minute later. Once it is had, nothing slow may follow: partitions are dropped last.
 -- definer: partitions belong to the owner, and the runner's role may call this.
 create or replace function pgtick.maintain()
 returns void
@@ -111,25 +126,31 @@ declare
 begin
   if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.maintain')) then return; end if;
   begin
-    for v_ahead in 0 .. 31 loop perform pgtick.make_partition('history', v_today + v_ahead); end loop;
-    for v_ahead in -1 .. 2 loop perform pgtick.make_partition('slot_log', v_today + v_ahead); end loop;
-  exception when others then
-    v_problem := format('partitions ahead: %s', sqlerrm);
-  end;
-  begin
-    perform pgtick.drop_partitions('history', v_today);
-    perform pgtick.drop_partitions('slot_log', v_slots_from);
+    perform pgtick.purge_cron_log(v_slots_from::timestamp at time zone 'UTC');
+    perform pgtick.sweep_keys(v_now);
     delete from pgtick.history_default as h where h.expires_on < v_today;
     delete from pgtick.slot_log_default as s where coalesce(s.last_slot, s.slot) < v_slots_from::timestamp at time zone 'UTC';
     delete from pgtick.outages as o where o.ended_at < v_slots_from::timestamp at time zone 'UTC';
     delete from pgtick.runner_leases as r where r.freed_at < v_slots_from::timestamp at time zone 'UTC';
-    perform pgtick.purge_cron_log(v_slots_from::timestamp at time zone 'UTC');
+    delete from pgtick.audit as a where a.at < v_now - interval '400 days';
   exception when others then
-    v_problem := concat_ws('; ', v_problem, format('retention: %s', sqlerrm));
+    v_problem := format('retention: %s', sqlerrm);
+  end;
+  begin
+    perform pgtick.make_partition('history', d.day) from pgtick.history_days(v_today) as d(day);
+    for v_ahead in -1 .. 2 loop perform pgtick.make_partition('slot_log', v_today + v_ahead); end loop;
+  exception when others then
+    v_problem := concat_ws('; ', v_problem, format('partitions ahead: %s', sqlerrm));
   end;
   insert into pgtick.upkeep as u (what, done_at, problem) values ('maintain', v_now, v_problem)
   on conflict (what) do update set done_at = excluded.done_at, problem = excluded.problem;
+  begin
+    perform pgtick.drop_partitions('history', v_today);
+    perform pgtick.drop_partitions('slot_log', v_slots_from);
+  exception when others then
+    update pgtick.upkeep as u set problem = concat_ws('; ', v_problem, format('old partitions: %s', sqlerrm)) where u.what = 'maintain';
+  end;
 end
 $$;
 comment on function pgtick.maintain() is
-  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says). Waits at most half a second for a lock; what it could not do shows in pgtick.health and is tried again by the next call.';
+  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit after 400). Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';

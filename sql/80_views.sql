@@ -1,19 +1,32 @@
 -- What to look at. security_invoker: each reader sees what the policies of the tables below give to that reader.
 
+-- Three branches with the state as a constant: a question for one state reads only where it can be.
 create or replace view pgtick.jobs with (security_invoker = true) as
-select j.id, j.task, j.queue, case when j.runner_id is null then 'ready' else 'running' end as state, j.args, j.priority, j.attempt, j.max_attempts,
+select j.id, j.task, j.queue, 'ready' as state, j.args, j.priority, j.attempt, j.max_attempts,
   j.run_at, j.created_at, j.started_at, null::timestamptz as finished_at, s.name as schedule, j.slot, j.owner_id, n.done as progress, n.note,
-  null::jsonb as result, j.earlier_attempts -> -1 -> 'error' as last_error, j.runner_id, j.uncounted, j.timeout, j.blocked_by
+  null::jsonb as result, j.earlier_attempts -> -1 -> 'error' as last_error, j.runner_id, j.uncounted, j.timeout, j.blocked_by,
+  j.uniqueness ->> 'key' as unique_key, j.retry_policy
 from pgtick.live_jobs as j
 left join pgtick.job_notes as n on n.job_id = j.id
 left join pgtick.schedule_defs as s on s.id = j.schedule_id
+where j.runner_id is null
+union all
+select j.id, j.task, j.queue, 'running', j.args, j.priority, j.attempt, j.max_attempts,
+  j.run_at, j.created_at, j.started_at, null, s.name, j.slot, j.owner_id, n.done, n.note,
+  null, j.earlier_attempts -> -1 -> 'error', j.runner_id, j.uncounted, j.timeout, null,
+  j.uniqueness ->> 'key', j.retry_policy
+from pgtick.live_jobs as j
+left join pgtick.job_notes as n on n.job_id = j.id
+left join pgtick.schedule_defs as s on s.id = j.schedule_id
+where j.runner_id is not null
 union all
 select h.id, h.task, h.queue, h.state, h.args, h.priority, h.attempt, h.max_attempts,
   h.run_at, h.created_at, h.started_at, h.finished_at, s.name, h.slot, h.owner_id, h.done, h.note,
-  h.result, coalesce(h.error, h.earlier_attempts -> -1 -> 'error'), h.runner_id, h.uncounted, h.timeout, null::text
+  h.result, coalesce(h.error, h.earlier_attempts -> -1 -> 'error'), h.runner_id, h.uncounted, h.timeout, null,
+  h.uniqueness ->> 'key', h.retry_policy
 from pgtick.history as h
 left join pgtick.schedule_defs as s on s.id = h.schedule_id;
-comment on view pgtick.jobs is 'Every job, live and finished, one row each; finished ones until they expire (done 7 days, failed and cancelled 30).';
+comment on view pgtick.jobs is 'Every job, live and finished, one row each; finished ones until they expire (done 7 days, failed and cancelled 30, or as set_retention said). By id, owner, task, and for failed and cancelled ones by state, a look-up in an index.';
 comment on column pgtick.jobs.id is 'As returned by pgtick.enqueue.';
 comment on column pgtick.jobs.task is 'The name of the code that runs it.';
 comment on column pgtick.jobs.queue is 'Where it waits.';
@@ -37,6 +50,9 @@ comment on column pgtick.jobs.runner_id is 'The runner of the present, or the la
 comment on column pgtick.jobs.uncounted is 'How many of its attempts do not count towards max_attempts: snoozed, released, or lost with their runner.';
 comment on column pgtick.jobs.timeout is 'How long one attempt may take.';
 comment on column pgtick.jobs.blocked_by is 'What it waits for besides its time: overlap (an earlier job of its schedule); then run_at is infinity. Null = nothing.';
+
+comment on column pgtick.jobs.unique_key is 'While it is in one of its unique states no other job of its task with this key is enqueued; null = it is not unique.';
+comment on column pgtick.jobs.retry_policy is 'When to try again after an error; null = as pgtick.set_retry_policy said for its task, or the default.';
 
 create or replace view pgtick.my_jobs with (security_invoker = true) as
 select j.id, j.task, case when j.runner_id is null then 'ready' else 'running' end as state, n.done as progress, n.note,
@@ -89,7 +105,8 @@ comment on column pgtick.attempts.error is 'message and stack, cut at 8 KiB.';
 
 create or replace view pgtick.runners with (security_invoker = true) as
 select r.id, r.name, r.queues, r.tasks, r.version, r.lease_until, r.lease, r.registered_at, r.heartbeat_at, r.wakes,
-  case when r.ended_as is not null then r.ended_as when r.lease_until <= pgtick.now() then 'late' else 'alive' end as state, r.ended_at
+  case when r.ended_as is not null then r.ended_as when r.lease_until <= pgtick.now() then 'late' else 'alive' end as state, r.ended_at,
+  r.workers, r.refused
 from pgtick.runner_leases as r;
 comment on view pgtick.runners is 'Runners, one row a registration, those that ended for 60 days.';
 comment on column pgtick.runners.id is 'As returned by pgtick.register.';
@@ -104,6 +121,38 @@ comment on column pgtick.runners.heartbeat_at is 'Its last heartbeat.';
 comment on column pgtick.runners.wakes is 'false: no NOTIFY reaches it, it only polls (a pooler in transaction mode); null: not known.';
 comment on column pgtick.runners.state is 'alive; late (the lease has run out, rescue will look twice); left; dead.';
 comment on column pgtick.runners.ended_at is 'When it left or was found dead.';
+comment on column pgtick.runners.workers is 'How many attempts it runs at a time; null = it did not say.';
+comment on column pgtick.runners.refused is 'How many of its reports came under an old fence, and changed nothing.';
+
+create or replace view pgtick.queues with (security_invoker = true) as
+with waiting as (
+  select j.queue, count(*) filter (where j.runner_id is null and j.run_at <= n.now) as depth,
+    count(*) filter (where j.runner_id is null and j.run_at > n.now) as scheduled, count(*) filter (where j.runner_id is not null) as running,
+    min(j.run_at) filter (where j.runner_id is null and j.run_at <= n.now) as oldest
+  from pgtick.live_jobs as j, (select pgtick.now() as now offset 0) as n
+  group by j.queue
+), served as (
+  select q.queue, count(*) as runners
+  from pgtick.runner_leases as r cross join unnest(r.queues) as q(queue)
+  where r.freed_at is null and r.ended_at is null and r.lease_until > pgtick.now()
+  group by q.queue
+)
+select q.queue, coalesce(w.depth, 0) as depth, w.oldest, coalesce(w.scheduled, 0) as scheduled, coalesce(w.running, 0) as running,
+  coalesce(s.runners, 0) as runners, p.paused_at, p.paused_by, p.reason
+from (select w.queue from waiting as w union select s.queue from served as s union select p.queue from pgtick.paused_queues as p) as q
+left join waiting as w on w.queue = q.queue
+left join served as s on s.queue = q.queue
+left join pgtick.paused_queues as p on p.queue = q.queue;
+comment on view pgtick.queues is 'Queues with live jobs, with a live runner, or paused. Counts all live jobs.';
+comment on column pgtick.queues.queue is 'Its name.';
+comment on column pgtick.queues.depth is 'Jobs that could run now.';
+comment on column pgtick.queues.oldest is 'Since when the longest of them could.';
+comment on column pgtick.queues.scheduled is 'Jobs that wait for their time, a retry or another job.';
+comment on column pgtick.queues.running is 'Jobs that runners have claimed.';
+comment on column pgtick.queues.runners is 'Live runners that serve it.';
+comment on column pgtick.queues.paused_at is 'Since when it is paused; null = it is not.';
+comment on column pgtick.queues.paused_by is 'Who paused it: the JWT''s subject, or the login role.';
+comment on column pgtick.queues.reason is 'What they said.';
 
 -- Tasks with ready jobs that wait and no live runner: found by steps over the lane index, whatever the number of rows.
 create or replace function pgtick.waiting_tasks()
@@ -146,8 +195,12 @@ union all
 select 'a notification is a hint', 'runner only polls', format('runner %s (%s): no NOTIFY reaches it', a.name, a.id), 'Give it a direct or session-mode connection by LISTEN_DATABASE_URL.'
 from alive as a where a.wakes is false
 union all
+select 'speed does not decay with history', 'old transaction', format('%s, open since %s by %s: %s', coalesce('pid ' || o.pid, 'a prepared transaction'), o.since, o.who, o.what),
+  coalesce(format('End it: select pg_terminate_backend(%s); until then what it may still see cannot be cleaned away.', o.pid), 'Commit it or roll it back.')
+from pgtick.old_transactions('15 minutes') as o
+union all
 select 'speed does not decay with history', 'upkeep', format('%s, at %s: %s', u.what, u.done_at, coalesce(u.problem, 'not done for more than three hours')), 'call pgtick.run_ticks(), or select pgtick.maintain(); an open transaction on pgtick.history may be in its way.'
-from pgtick.upkeep as u where u.problem is not null or u.done_at < pgtick.now() - interval '3 hours';
+from pgtick.upkeep as u where u.problem is not null or (u.what = 'maintain' and u.done_at < pgtick.now() - interval '3 hours');
 comment on view pgtick.health is 'What does not hold now, a row each; empty when all is well.';
 comment on column pgtick.health.promise is 'The promise that is in danger.';
 comment on column pgtick.health.what is 'The kind of problem.';

@@ -1,12 +1,22 @@
 -- The queue's rights, by role. Functions of the worker protocol are definer: the runner owns nothing and writes no table.
 
 select pgtick.grant_to('{service_role,pgtick_runner}', 'execute', array[
-  'function pgtick.enqueue(text, jsonb, text, integer, timestamptz, integer, interval, uuid)',
-  'function pgtick.enqueue_many(text, jsonb[], text, integer, timestamptz, integer, interval, uuid)']);
-select pgtick.grant_to('{service_role}', 'execute', array['function pgtick.cancel(bigint)', 'function pgtick.retry(bigint)']);
+  'function pgtick.enqueue(text, jsonb, text, integer, timestamptz, integer, interval, uuid, text, interval, text[], text, jsonb)',
+  'function pgtick.enqueue_many(text, jsonb[], text, integer, timestamptz, integer, interval, uuid, text[], interval, text[], text, jsonb)']);
+select pgtick.grant_to('{service_role}', 'execute', array[
+  'function pgtick.cancel(bigint)',
+  'function pgtick.retry(bigint)',
+  'function pgtick.retry_with(bigint, jsonb, text)',
+  'function pgtick.cancel_where(jsonb)',
+  'function pgtick.retry_where(jsonb)',
+  'function pgtick.pause_queue(text, text)',
+  'function pgtick.resume_queue(text)',
+  'function pgtick.set_retention(text, text, interval, text)',
+  'function pgtick.set_retry_policy(text, jsonb)']);
 select pgtick.grant_to('{pgtick_runner}', 'execute', array[
-  'function pgtick.register(text, text[], text[], interval, text)',
+  'function pgtick.register(text, text[], text[], interval, text, integer)',
   'function pgtick.claim(bigint, text[], text[], integer)',
+  'function pgtick.claim_lanes(bigint, text[], text[], integer, text[], text[], integer[], timestamptz[], bigint[])',
   'function pgtick.reconcile(bigint, bigint[], bigint[])',
   'function pgtick.finish(bigint, bigint[], bigint[], text[], jsonb[], jsonb[], timestamptz[])',
   'function pgtick.check_claim(bigint, bigint)',
@@ -26,16 +36,21 @@ select pgtick.grant_to('{pgtick_runner}', 'execute', array[
 select pgtick.grant_to('{service_role,pgtick_runner,pgtick_reader,authenticated}', 'execute', array['function pgtick.now()', 'function pgtick.user_id()']);
 
 -- Readers see all rows; the API's service role reads as they do, so that a server can ask what became of its job.
-select pgtick.grant_to('{service_role,pgtick_reader}', 'select', array['pgtick.jobs', 'pgtick.attempts', 'pgtick.runners', 'pgtick.health',
-  'pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks']);
-select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array['function pgtick.waiting_tasks()']);
+select pgtick.grant_to('{service_role,pgtick_reader}', 'select', array['pgtick.jobs', 'pgtick.attempts', 'pgtick.runners', 'pgtick.queues', 'pgtick.health',
+  'pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks', 'pgtick.paused_queues',
+  'pgtick.unique_keys', 'pgtick.retry_policies', 'pgtick.retentions', 'pgtick.audit']);
+select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array[
+  'function pgtick.waiting_tasks()',
+  'function pgtick.why(bigint)',
+  'function pgtick.old_transactions(interval)']);
 -- End users: only their own rows, and of those only what my_jobs shows.
 select pgtick.grant_to('{authenticated}', 'select', array['pgtick.my_jobs']);
 select pgtick.grant_to('{authenticated}', 'select (id, task, runner_id, owner_id, created_at, started_at)', array['pgtick.live_jobs']);
 select pgtick.grant_to('{authenticated}', 'select (id, task, state, owner_id, done, note, created_at, started_at, finished_at)', array['pgtick.history']);
 select pgtick.grant_to('{authenticated}', 'select (job_id, done, note)', array['pgtick.job_notes']);
 
-select pgtick.allow_rows(r.role, array['pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks'], 'true')
+select pgtick.allow_rows(r.role, array['pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks',
+  'pgtick.paused_queues', 'pgtick.unique_keys', 'pgtick.retry_policies', 'pgtick.retentions', 'pgtick.audit'], 'true')
 from unnest('{pgtick_reader,service_role}'::text[]) as r(role);
 select pgtick.allow_rows('authenticated', array['pgtick.live_jobs', 'pgtick.history'], 'owner_id = (select pgtick.user_id())');
 select pgtick.allow_rows('authenticated', array['pgtick.job_notes'], 'exists (select from pgtick.live_jobs as j where j.id = job_id)');

@@ -36,6 +36,7 @@ select pgtick.grant_to('{service_role,pgtick_reader,pgtick_runner,authenticated}
 select pgtick.grant_to('{service_role,pgtick_reader}', 'select', array['pgtick.schedules', 'pgtick.schedule_versions', 'pgtick.slots',
   'pgtick.schedule_defs', 'pgtick.schedule_changes', 'pgtick.slot_log', 'pgtick.outages', 'pgtick.overdue', 'pgtick.settings']);
 select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array[
+  'function pgtick.nearest_name(text, text[])',
   'function pgtick.schedule_health()',
   'function pgtick.overdue_schedules(timestamptz)',
   'function pgtick.utc(timestamptz)',

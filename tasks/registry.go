@@ -17,11 +17,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/sirupsen/logrus"
@@ -121,13 +121,34 @@ func typed[A any](call Call) (*Job[A], error) {
 
 // decode refuses unknown fields: a misspelt one would otherwise run the task with a default that nobody meant.
 func decode(text json.RawMessage, into any) error {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
+	d, _ := decoders.Get().(*decoder)
+	d.in.Reset(text)
+	from := d.json.InputOffset()
+	if err := d.json.Decode(into); err != nil { // and the decoder is of no use any more
 		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+	rest := text[min(int(d.json.InputOffset()-from), len(text)):]
+	if len(bytes.TrimSpace(rest)) > 0 {
 		return errors.New("more than one JSON value")
+	}
+	if len(rest) == 0 && len(text) <= mostKept {
+		decoders.Put(d)
 	}
 	return nil
 }
+
+// decoder is used again and again, with one text after the other as if they were one: to make one costs more than to decode small args.
+type decoder struct {
+	in   bytes.Reader
+	json *json.Decoder
+}
+
+// mostKept: a decoder keeps a buffer of the largest text that it has seen.
+const mostKept = 4096
+
+var decoders = sync.Pool{New: func() any {
+	d := new(decoder)
+	d.json = json.NewDecoder(&d.in)
+	d.json.DisallowUnknownFields()
+	return d
+}}

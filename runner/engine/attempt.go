@@ -17,8 +17,9 @@ import (
 
 // attempt is one claim from the moment it arrives until its outcome is taken.
 type attempt struct {
-	claim    jobs.Claim
-	deadline time.Time
+	claim     jobs.Claim
+	claimedAt time.Time
+	deadline  time.Time
 
 	mu      sync.Mutex
 	cancel  context.CancelCauseFunc // nil until it runs
@@ -48,10 +49,29 @@ func (a *attempt) begin(parent context.Context) (context.Context, func(), error)
 	if cause := context.Cause(parent); cause != nil {
 		return nil, nil, cause
 	}
-	timed, endTimer := context.WithDeadlineCause(parent, a.deadline, tasks.ErrTimeout)
-	ctx, cancel := context.WithCancelCause(timed)
+	ctx, cancel := context.WithCancelCause(parent)
 	a.cancel = cancel
-	return ctx, func() { cancel(nil); endTimer() }, nil
+	timer := time.AfterFunc(time.Until(a.deadline), func() { cancel(tasks.ErrTimeout) })
+	return timed{ctx, a.deadline}, func() { timer.Stop(); cancel(nil) }, nil
+}
+
+// timed is a context with a deadline, which is kept by a timer that cancels it with tasks.ErrTimeout. (One context of the standard
+// library would be wanted for the deadline and another for the cause of a stop; each attempt would pay for both.)
+type timed struct {
+	context.Context
+	deadline time.Time
+}
+
+// Deadline implements context.Context.
+func (t timed) Deadline() (time.Time, bool) { return t.deadline, true }
+
+// Err implements context.Context.
+func (t timed) Err() error {
+	err := t.Context.Err()
+	if err != nil && errors.Is(context.Cause(t.Context), tasks.ErrTimeout) {
+		return context.DeadlineExceeded
+	}
+	return err
 }
 
 // report is an attempt's outcome on its way to the database. Without a name there is nothing to say: the task's own transaction has
@@ -63,10 +83,14 @@ type report struct {
 	silent  string // the outcome to count and log where none is sent
 }
 
-// work runs attempts one after the other until ready is closed.
+// work runs attempts one after the other until the backlog is closed.
 func (e *Engine) work(parent context.Context) {
-	for a := range e.ready {
-		e.outcomes <- e.runAttempt(parent, a)
+	for {
+		a, ok := e.backlog.take()
+		if !ok {
+			return
+		}
+		e.ends.add(e.runAttempt(parent, a))
 	}
 }
 
@@ -78,14 +102,18 @@ func (e *Engine) runAttempt(parent context.Context, a *attempt) report {
 	defer end()
 	started := time.Now()
 	task, _ := e.opt.Registry.Lookup(a.claim.Task)
-	call, committed := e.call(a), false
+	host := &host{engine: e, attempt: a}
+	call, committed := e.call(a, host), false
 	err := tasks.Protect(func() (err error) {
 		if task.RunTx == nil {
 			return task.Run(ctx, call)
 		}
-		committed, err = e.runInTransaction(ctx, task, a, call)
+		committed, err = e.runInTransaction(ctx, task, host, call)
 		return err
 	})
+	if !committed {
+		_ = host.writeProgress(ctx) // what was said last; where the claim is gone, the report will say so
+	}
 	r := report{attempt: a, ran: time.Since(started)}
 	if committed {
 		r.silent = "done"
@@ -108,22 +136,25 @@ func (e *Engine) notStarted(a *attempt, why error) report {
 	return r
 }
 
-func (e *Engine) call(a *attempt) tasks.Call {
-	c := a.claim
+func (e *Engine) call(a *attempt, host tasks.Host) tasks.Call {
+	c := &a.claim
 	return tasks.Call{
 		Info: tasks.Info{
 			ID: c.ID, Task: c.Task, Queue: c.Queue, Priority: c.Priority, Attempt: c.Attempt, MaxAttempts: c.MaxAttempts, Fence: c.Fence,
 			RunAt: c.RunAt, CreatedAt: c.CreatedAt, Timeout: c.Timeout, Schedule: c.Schedule, Slot: c.Slot, OwnerID: c.OwnerID,
 			Checkpoint: c.Checkpoint,
 		},
-		Args:   c.Args,
-		Log:    e.log.WithFields(logrus.Fields{"job_id": c.ID, "task": c.Task, "queue": c.Queue, "attempt": c.Attempt, "fence": c.Fence}),
-		Handle: tasks.NewHandle(&host{engine: e, attempt: a}),
+		Args: c.Args,
+		// made by hand: WithFields would copy the runner's fields one by one, for each job
+		Log: &logrus.Entry{Logger: e.log.Logger, Data: logrus.Fields{
+			"runner": e.opt.Name, "job_id": c.ID, "task": c.Task, "queue": c.Queue, "attempt": c.Attempt, "fence": c.Fence}},
+		Handle: tasks.NewHandle(host),
 	}
 }
 
 // runInTransaction runs a transactional task: its effects and the job's completion commit together, or not at all.
-func (e *Engine) runInTransaction(ctx context.Context, task tasks.Task, a *attempt, call tasks.Call) (committed bool, err error) {
+func (e *Engine) runInTransaction(ctx context.Context, task tasks.Task, host *host, call tasks.Call) (committed bool, err error) {
+	a := host.attempt
 	tx, err := e.begin(ctx, a)
 	if err != nil {
 		return false, err
@@ -132,6 +163,7 @@ func (e *Engine) runInTransaction(ctx context.Context, task tasks.Task, a *attem
 	if err := task.RunTx(ctx, tx, call); err != nil {
 		return false, err
 	}
+	_ = host.writeProgress(ctx) // what was said last: the job is about to end
 	if err := jobs.FinishInTransaction(ctx, tx, a.claim.Held, call.Handle.Result()); err != nil {
 		return false, fenced(err)
 	}
@@ -141,16 +173,10 @@ func (e *Engine) runInTransaction(ctx context.Context, task tasks.Task, a *attem
 	return true, nil
 }
 
+// begin starts a transaction that the server ends when its session is idle for as long as the attempt has left: that of a frozen runner
+// would otherwise keep its locks for ever.
 func (e *Engine) begin(ctx context.Context, a *attempt) (pgx.Tx, error) {
-	tx, err := e.opt.Pool.Begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := jobs.GuardTransaction(ctx, tx, time.Until(a.deadline)); err != nil {
-		rollback(ctx, tx)
-		return nil, err
-	}
-	return tx, nil
+	return jobs.BeginGuarded(ctx, e.opt.Pool, time.Until(a.deadline))
 }
 
 // commit is not cut short by the attempt's own end: a commit that was sent is better waited for than unknown. Should its answer be
@@ -179,6 +205,7 @@ func fenced(err error) error {
 type host struct {
 	engine  *Engine
 	attempt *attempt
+	said    progress
 }
 
 func (h *host) InTx(ctx context.Context, f func(pgx.Tx) error) error {
@@ -194,10 +221,6 @@ func (h *host) InTx(ctx context.Context, f func(pgx.Tx) error) error {
 		return fenced(err)
 	}
 	return commit(ctx, tx)
-}
-
-func (h *host) Progress(ctx context.Context, done float64, note string) error {
-	return fenced(jobs.Progress(ctx, h.engine.opt.Pool, h.attempt.claim.Held, done, note))
 }
 
 func (h *host) Checkpoint(ctx context.Context, state json.RawMessage) error {

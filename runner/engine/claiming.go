@@ -5,7 +5,10 @@ import (
 	"errors"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgtick/pgtick/runner/jobs"
+	"github.com/pgtick/pgtick/tasks"
 )
 
 // idle says when to look for jobs, and how far the runner has gone to sleep.
@@ -21,6 +24,7 @@ type idle struct {
 	number   string        // to settle on
 	pause    time.Duration // between two looks while settling
 	until    time.Time     // when the sleep that was announced ends
+	locked   time.Duration // how long to wait for a job that is due and was not to be had
 }
 
 type sleepState int
@@ -56,24 +60,46 @@ func (s *speed) count(now time.Time, ended int) {
 	s.since, s.ended = now, 0
 }
 
-// ahead is how many claims may wait for a worker: as many as end in a moment. Long tasks get none, and stay free for other runners.
-func (s *speed) ahead() int { return min(int(s.rate*aheadOf.Seconds()), mostAhead) }
+// ahead is how many claims may wait for a worker: as many as end in a moment. Long tasks get none, and stay free for other runners. When
+// nothing has ended for some time, the speed is at most what it would be if something did now.
+func (s *speed) ahead(now time.Time) int {
+	rate := s.rate
+	if silent := now.Sub(s.since); silent > stuckAfter/2 {
+		rate = min(rate, 1/silent.Seconds())
+	}
+	return min(int(rate*aheadOf.Seconds()), mostAhead)
+}
 
 // running counts the claims that no worker has ended yet.
-func (c *control) running() int { return len(c.held) - len(c.pending) - len(c.e.outcomes) }
+func (c *control) running() int { return len(c.held) - c.unreported() - c.e.ends.len() }
 
-func (c *control) room() int { return c.e.opt.Workers + c.speed.ahead() - c.running() }
+// most is how many claims the runner wants to hold at present.
+func (c *control) most(now time.Time) int { return c.e.opt.Workers + c.speed.ahead(now) }
 
-// wantsMore: small claims cost as much as large ones, so while workers still have something to do a claim waits for some room.
-func (c *control) wantsMore() bool {
-	room := c.room()
-	return room > 0 && (len(c.e.ready) == 0 || room >= (c.e.opt.Workers+c.speed.ahead())/4)
+// wantsMore: small claims cost as much as large ones, so while workers still have something to do a claim waits for some room. And nobody
+// is served by claims that run ahead of the reports.
+func (c *control) wantsMore(now time.Time) bool {
+	most := c.most(now)
+	room := most - c.running()
+	return room > 0 && c.unreported() < mostEnded && (room >= most/4 || c.e.backlog.len() == 0)
+}
+
+// giveBackStuck releases claims that wait for a worker longer than they should: what has been running turned out slow, and another
+// runner may be idle.
+func (c *control) giveBackStuck(now time.Time) {
+	oldest := c.e.backlog.oldest()
+	if oldest == nil || now.Sub(oldest.claimedAt) < stuckAfter {
+		return
+	}
+	for _, a := range c.e.backlog.takeBack(c.speed.ahead(now)) {
+		c.pending = append(c.pending, c.e.notStarted(a, tasks.ErrShutdown))
+	}
 }
 
 // claim looks for jobs where that is due, and goes a step further to sleep where there are none.
 func (c *control) claim(ctx context.Context) error {
 	now := time.Now()
-	if !c.wantsMore() || c.idle.lookAt(now).After(now) {
+	if !c.wantsMore(now) || c.idle.lookAt(now).After(now) {
 		return nil
 	}
 	ctx, end := c.call(ctx)
@@ -98,28 +124,82 @@ func (c *control) claim(ctx context.Context) error {
 	}
 }
 
-// take claims what there is room for and hands it to the workers. It returns how many, and how long the longest has been due.
+// want is what the next claim shall ask for. Who goes to sleep has to be sure that there is nothing, so looks without bounds.
+func (c *control) want(now time.Time) jobs.Wanted {
+	w := jobs.Wanted{Runner: c.runner, Queues: c.e.opt.Queues, Tasks: c.e.tasks, N: min(c.most(now)-c.running(), 10000)}
+	if c.idle.state == awake {
+		w.From = c.marks.from(now, c.e.opt.Poll)
+	}
+	return w
+}
+
+// take claims what there is room for. It returns how many, and how long the longest has been due.
 func (c *control) take(ctx context.Context) (got int, late time.Duration, err error) {
-	claims, err := jobs.TakeClaims(ctx, c.conn, c.runner, c.e.opt.Queues, c.e.tasks, min(c.room(), 10000))
+	began := time.Now()
+	want := c.want(began)
+	claims, err := jobs.TakeClaims(ctx, c.conn, want)
 	if err != nil {
 		if !errors.Is(err, jobs.ErrLeaseRunOut) && !errors.Is(err, jobs.ErrRunnerGone) {
-			now := time.Now() // the answer may be lost, and the claim be good
-			c.reconcileAt = []time.Time{now, now.Add(c.e.opt.Lease)}
+			c.answerLost()
 		}
 		return 0, 0, err
 	}
+	return len(claims), c.given(claims, want, began), nil
+}
+
+// answerLost: the claim may be good although its answer did not come.
+func (c *control) answerLost() {
 	now := time.Now()
+	c.reconcileAt = []time.Time{now, now.Add(c.e.opt.Lease)}
+}
+
+// given hands claims to the workers, and returns how long the longest has been due.
+func (c *control) given(claims []jobs.Claim, want jobs.Wanted, began time.Time) (late time.Duration) {
+	now := time.Now()
+	c.marks.note(want.From == nil, want.N, claims, began, now.Sub(began))
 	c.troubles = 0 // it answers: the next trouble is a new one
+	if len(claims) == 0 {
+		return 0
+	}
+	attempts := make([]attempt, len(claims))
+	list := make([]*attempt, len(claims))
 	for i := range claims {
-		a := &attempt{claim: claims[i], deadline: now.Add(claims[i].Timeout)}
+		a := &attempts[i]
+		a.claim, a.claimedAt, a.deadline = claims[i], now, now.Add(claims[i].Timeout)
 		late = max(late, claims[i].Waited)
-		c.held[claims[i].Held] = a
-		c.e.ready <- a
+		c.held[a.claim.Held] = a
+		list[i] = a
 	}
-	if len(claims) > 0 {
-		c.e.opt.Observer.Claimed(len(claims))
+	c.e.backlog.put(list)
+	c.e.opt.Observer.Claimed(len(claims))
+	return late
+}
+
+// exchange reports a batch and claims, in one transaction. When the database refuses it, the two go apart for some time, so that each
+// shows what is the matter with it.
+func (c *control) exchange(ctx context.Context, batch []report) (again []report, err error) {
+	began := time.Now()
+	want := c.want(began)
+	refused, claims, err := jobs.FinishAndClaim(ctx, c.conn, outcomesOf(batch), want)
+	if refusal := new(pgconn.PgError); errors.As(err, &refusal) {
+		c.apartUntil = began.Add(troubleMost)
+		return batch, nil
 	}
-	return len(claims), late, nil
+	if err != nil {
+		c.answerLost()
+		return nil, err
+	}
+	again = c.settleReports(batch, refused)
+	c.given(claims, want, began)
+	if len(claims) == 0 && want.From == nil {
+		return again, c.fallAsleep(ctx)
+	}
+	return again, nil
+}
+
+// mayExchange: a claim is due as well, and no step of falling asleep.
+func (c *control) mayExchange(now time.Time) bool {
+	return !c.stopping && c.idle.state == awake && !c.idle.lookAt(now).After(now) && c.wantsMore(now) && now.After(c.apartUntil) && len(c.reconcileAt) == 0
 }
 
 // wakeUp: there is work, so nobody need notify this runner.
@@ -175,8 +255,11 @@ func (c *control) sleepOn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if next <= 0 { // it is locked by somebody just now
-		next = 100 * time.Millisecond
+	if next <= 0 { // it became due just now; or, if it is so again, somebody has it locked
+		next = c.idle.locked
+		c.idle.locked = min(2*c.idle.locked+time.Millisecond, 100*time.Millisecond)
+	} else {
+		c.idle.locked = 0
 	}
 	c.idle.nextLook = c.idle.until
 	if at := time.Now().Add(next); next != jobs.Forever && at.Before(c.idle.until) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +16,12 @@ import (
 )
 
 const (
-	mostAhead   = 1000                  // claims beyond the workers, at most
+	mostAhead   = 2000             // claims beyond the workers, at most
+	enoughAside = 100              // outcomes that are worth a connection of the tasks
+	mostAside   = 3                // batches on their way there
+	mostEnded   = 3 * mostReports  // unreported, before claims wait
+	gather      = time.Millisecond // what ends within it is reported together, while much is to be done
+	stuckAfter  = 200 * time.Millisecond
 	mostReports = 2000                  // outcomes in one finish
 	mostSlots   = 500                   // in one tick: it holds up the claims for some 30 ms
 	aheadOf     = 50 * time.Millisecond // how long the claims ahead shall last, at the present speed
@@ -23,7 +29,7 @@ const (
 	troubleWait = 50 * time.Millisecond // after an error of the database, doubled up to
 	troubleMost = 2 * time.Second
 	tickAtLeast = 30 * time.Second // look for due slots that often, whatever was said of the next
-	upkeepEvery = time.Hour
+	upkeepEvery = time.Minute      // look whether it is due, for all runners together
 	lookEvery   = 30 * time.Second // for schedules without a done job in time
 )
 
@@ -34,7 +40,12 @@ type control struct {
 	runner   int64
 	held     map[jobs.Held]*attempt // claims whose outcome the database has not yet taken
 	pending  []report               // ended, to be reported
+	sent     [][]report             // on their way over a task's connection, in this order
+	batches  chan asideBatch        // the same, for reportAside
+	answers  chan answer            // to them
+	spare    []report               // for ends
 	speed    speed
+	marks    watermarks
 	idle     idle
 	probe    probe
 	stopping bool
@@ -42,6 +53,8 @@ type control struct {
 	troubles    int
 	retryAt     time.Time // of the connection
 	reportAt    time.Time // not before
+	asideAt     time.Time // not before
+	apartUntil  time.Time // reports and claims
 	heartbeatAt time.Time
 	tickAt      time.Time
 	ticked      bool // in this turn
@@ -54,7 +67,7 @@ type control struct {
 
 func newControl(e *Engine) *control {
 	now := time.Now()
-	return &control{e: e, held: map[jobs.Held]*attempt{}, tickAt: now, rescueAt: now, upkeepAt: now, deadlinesAt: now, idle: idle{look: true}}
+	return &control{e: e, held: map[jobs.Held]*attempt{}, batches: make(chan asideBatch, mostAside), answers: make(chan answer, mostAside), tickAt: now, rescueAt: now, upkeepAt: now, deadlinesAt: now, idle: idle{look: true}}
 }
 
 // start makes the first contact; its errors end the engine.
@@ -78,6 +91,7 @@ func (c *control) loop(ctx context.Context) {
 // turn does all that is due, each step after a due heartbeat. A due tick waits for one report or claim at most, but there is one in a turn.
 func (c *control) turn(ctx context.Context) error {
 	c.collect()
+	c.giveBackStuck(time.Now())
 	c.ticked = false
 	c.e.update(func(s *Status) { s.LastTurn, s.Held, s.RunnerID = time.Now(), len(c.held), c.runner })
 	if time.Now().Before(c.retryAt) {
@@ -114,6 +128,7 @@ func (c *control) connect(ctx context.Context) error {
 		return fmt.Errorf("connect: %w", err)
 	}
 	c.conn, c.heartbeatAt, c.idle = conn, time.Now(), idle{look: true}
+	c.marks.forget()
 	return nil
 }
 
@@ -246,8 +261,8 @@ func (c *control) upkeep(ctx context.Context) {
 	}
 	c.upkeepAt = time.Now().Add(upkeepEvery)
 	c.aside.start(ctx, &c.aside.upkeep, func(ctx context.Context) {
-		if err := jobs.Maintain(ctx, c.e.opt.Pool); err != nil && ctx.Err() == nil {
-			c.e.log.WithError(err).Warn("upkeep failed; it is tried again in an hour")
+		if err := jobs.MaintainWhereDue(ctx, c.e.opt.Pool); err != nil && ctx.Err() == nil {
+			c.e.log.WithError(err).Warn("upkeep failed; it is tried again in a minute")
 		}
 	})
 }
@@ -325,22 +340,31 @@ func (c *control) lost() {
 	for _, a := range c.held {
 		a.stop(tasks.ErrFenced)
 	}
-	c.e.opt.Observer.Refused(len(c.pending))
-	for _, r := range c.pending {
+	c.e.opt.Observer.Refused(c.unreported())
+	for _, r := range slices.Concat(append(c.sent, c.pending)...) {
 		delete(c.held, r.attempt.claim.Held)
 	}
 	c.pending, c.runner, c.reconcileAt = nil, 0, nil
 }
 
-// wait sleeps until something is due or somebody calls.
+// wait sleeps until something is due or somebody calls. While there is more to do than the workers can begin, it is not called for each
+// attempt that ends: what has ended in a moment makes one batch.
 func (c *control) wait(ctx context.Context) {
-	timer := time.NewTimer(max(time.Until(c.nextDue()), 0))
+	due, ended := c.nextDue(), c.e.ends.signal
+	if c.e.backlog.len() > c.e.opt.Workers {
+		ended = nil
+		if soon := time.Now().Add(gather); soon.Before(due) {
+			due = soon
+		}
+	}
+	timer := time.NewTimer(max(time.Until(due), 0))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
-	case r := <-c.e.outcomes:
-		c.ended(r)
+	case <-ended:
+	case answer := <-c.answers:
+		c.answered(answer)
 	case <-c.e.signals.look:
 		c.idle.look = true
 	case <-c.e.signals.stop:
@@ -372,15 +396,18 @@ func (c *control) nextDue() time.Time {
 	if len(c.reconcileAt) > 0 {
 		earlier(c.reconcileAt[0])
 	}
-	if len(c.pending) > 0 {
+	if c.canReport() {
 		earlier(c.reportAt)
 	}
 	if !c.stopping && !c.e.opt.NoClock {
 		earlier(c.tickAt)
 		earlier(c.deadlinesAt)
 	}
-	if !c.stopping && c.wantsMore() {
+	if !c.stopping && c.wantsMore(now) {
 		earlier(c.idle.lookAt(now))
+	}
+	if oldest := c.e.backlog.oldest(); !c.stopping && oldest != nil {
+		earlier(oldest.claimedAt.Add(stuckAfter))
 	}
 	return due
 }

@@ -86,9 +86,9 @@ type Engine struct {
 	tasks []string
 	log   *logrus.Entry
 
-	ready    chan *attempt // claimed, for the workers
-	outcomes chan report   // ended, for the control loop
-	signals  *signals      // what the listener heard
+	backlog *backlog // claimed, for the workers
+	ends    *ends    // for the control loop
+	signals *signals // what the listener heard
 
 	mu     sync.Mutex
 	status Status
@@ -114,12 +114,12 @@ func New(opt Options) (*Engine, error) {
 		return nil, errors.New("engine: Workers goes from 1 to 10000")
 	}
 	return &Engine{
-		opt:      opt,
-		tasks:    opt.Registry.Names(),
-		log:      logrus.NewEntry(opt.Log).WithField("runner", opt.Name),
-		ready:    make(chan *attempt, opt.Workers+mostAhead),
-		outcomes: make(chan report, opt.Workers+mostAhead),
-		signals:  newSignals(),
+		opt:     opt,
+		tasks:   opt.Registry.Names(),
+		log:     logrus.NewEntry(opt.Log).WithField("runner", opt.Name),
+		backlog: newBacklog(),
+		ends:    newEnds(),
+		signals: newSignals(),
 	}, nil
 }
 
@@ -136,6 +136,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	listening, stopListening := context.WithCancel(context.WithoutCancel(ctx))
 	var group sync.WaitGroup
 	group.Go(func() { e.listen(listening) })
+	group.Go(c.reportAside)
 	for range e.opt.Workers {
 		group.Go(func() { e.work(attempts) })
 	}
@@ -145,7 +146,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.update(func(s *Status) { s.Stopping = true })
 	c.drain(endAttempts)
 	stopListening()
-	close(e.ready)
+	e.backlog.close()
+	close(c.batches)
 	waitAtMost(&group, time.Second) // an attempt that ignores its context may still run; its claim was given back
 	return c.leave()
 }
@@ -164,7 +166,7 @@ func (e *Engine) update(f func(*Status)) {
 }
 
 func (e *Engine) runner() jobs.Runner {
-	return jobs.Runner{Name: e.opt.Name, Queues: e.opt.Queues, Tasks: e.tasks, Lease: e.opt.Lease, Version: e.opt.Version}
+	return jobs.Runner{Name: e.opt.Name, Queues: e.opt.Queues, Tasks: e.tasks, Lease: e.opt.Lease, Version: e.opt.Version, Workers: e.opt.Workers}
 }
 
 func waitAtMost(group *sync.WaitGroup, limit time.Duration) {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/pgtick/pgtick/runner/jobs"
@@ -56,13 +57,8 @@ func (c *control) serveOnce(ctx context.Context) error {
 
 // giveBackUnstarted takes the claims that no worker has begun.
 func (c *control) giveBackUnstarted() {
-	for {
-		select {
-		case a := <-c.e.ready:
-			c.pending = append(c.pending, c.e.notStarted(a, tasks.ErrShutdown))
-		default:
-			return
-		}
+	for _, a := range c.e.backlog.takeBack(0) {
+		c.pending = append(c.pending, c.e.notStarted(a, tasks.ErrShutdown))
 	}
 }
 
@@ -70,7 +66,7 @@ func (c *control) giveBackUnstarted() {
 func (c *control) abandon() {
 	c.collect()
 	reported := map[jobs.Held]bool{}
-	for _, r := range c.pending {
+	for _, r := range slices.Concat(append(c.sent, c.pending)...) {
 		reported[r.attempt.claim.Held] = true
 	}
 	for held, a := range c.held {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // DB is a connection, a pool or a transaction.
@@ -28,6 +29,7 @@ type Runner struct {
 	Tasks   []string
 	Lease   time.Duration
 	Version string
+	Workers int // attempts at a time; 0: not told
 }
 
 // Held is a claim: a job under the fence of the call that gave it.
@@ -70,43 +72,78 @@ type Outcome struct {
 	Delay  time.Duration // for snoozed and released; for error 0 means: by the retry policy
 }
 
-// Answer tells whether an outcome was taken. AskAgain: somebody has the row locked.
+// Answer tells of an outcome, by its place, that was not taken: the claim is gone, or (AskAgain) somebody has the row locked.
 type Answer struct {
-	ID       int64
-	Accepted bool
+	Place    int
 	AskAgain bool
 }
 
 // Register makes a runner known and returns its id.
 func Register(ctx context.Context, db DB, r Runner) (id int64, err error) {
-	err = db.QueryRow(ctx, `select pgtick.register($1::text, $2::text[], $3::text[], make_interval(secs => $4::float8), nullif($5::text, ''))`,
-		r.Name, r.Queues, r.Tasks, r.Lease.Seconds(), r.Version).Scan(&id)
+	err = db.QueryRow(ctx, `select pgtick.register($1::text, $2::text[], $3::text[], make_interval(secs => $4::float8), nullif($5::text, ''), nullif($6::int, 0))`,
+		r.Name, r.Queues, r.Tasks, r.Lease.Seconds(), r.Version, r.Workers).Scan(&id)
 	return id, failed("register runner "+r.Name, err)
 }
 
-// TakeClaims takes up to n jobs.
-func TakeClaims(ctx context.Context, db DB, runner int64, queues, tasks []string, n int) ([]Claim, error) {
-	rows, err := db.Query(ctx, `select id, fence, task, queue, priority, attempt, max_attempts, args, run_at, created_at,
-		extract(epoch from timeout)::float8, coalesce(schedule, ''), slot, coalesce(owner_id::text, ''), checkpoint,
-		extract(epoch from pgtick.now() - run_at)::float8
-		from pgtick.claim($1::bigint, $2::text[], $3::text[], $4::int)`, runner, queues, tasks, n)
+// Bound is a lane and the last job that a claim took from it.
+type Bound struct {
+	Task     string
+	Queue    string
+	Priority int
+	RunAt    time.Time
+	ID       int64
+}
+
+// Wanted is what a claim asks for: up to N jobs from all lanes or, where there are bounds, only from theirs on.
+type Wanted struct {
+	Runner int64
+	Queues []string
+	Tasks  []string
+	N      int
+	From   []Bound
+}
+
+const claimSQL = `select id, fence, task, queue, priority, attempt, max_attempts, args, run_at, created_at, timeout, schedule, slot,
+	owner_id, checkpoint, started_at
+	from pgtick.claim_lanes($1::bigint, $2::text[], $3::text[], $4::int, $5::text[], $6::text[], $7::int[], $8::timestamptz[], $9::bigint[])`
+
+func (w Wanted) args() []any {
+	var tasks, queues []string
+	var priorities []int32
+	var runAt []time.Time
+	var ids []int64
+	for _, b := range w.From {
+		tasks, queues, priorities = append(tasks, b.Task), append(queues, b.Queue), append(priorities, int32(b.Priority)) //nolint:gosec // 0 to 9
+		runAt, ids = append(runAt, b.RunAt), append(ids, b.ID)
+	}
+	return []any{w.Runner, w.Queues, w.Tasks, w.N, tasks, queues, priorities, runAt, ids}
+}
+
+// TakeClaims takes jobs.
+func TakeClaims(ctx context.Context, db DB, want Wanted) ([]Claim, error) {
+	rows, err := db.Query(ctx, claimSQL, want.args()...)
 	if err != nil {
 		return nil, failed("claim", err)
 	}
-	claims, err := pgx.CollectRows(rows, scanClaim)
+	claims, err := readClaims(rows, want.N)
 	return claims, failed("claim", err)
 }
 
-func scanClaim(row pgx.CollectableRow) (c Claim, err error) {
-	var timeout, waited float64
-	var slot *time.Time
-	err = row.Scan(&c.ID, &c.Fence, &c.Task, &c.Queue, &c.Priority, &c.Attempt, &c.MaxAttempts, &c.Args, &c.RunAt, &c.CreatedAt,
-		&timeout, &c.Schedule, &slot, &c.OwnerID, &c.Checkpoint, &waited)
-	c.Timeout, c.Waited = seconds(timeout), max(seconds(waited), 0)
-	if slot != nil {
-		c.Slot = *slot
+// FinishAndClaim does both in one round trip and one transaction: one flush of the log instead of two.
+func FinishAndClaim(ctx context.Context, conn *pgx.Conn, outcomes []Outcome, want Wanted) (refused []Answer, claims []Claim, err error) {
+	var batch pgx.Batch
+	batch.Queue(finishSQL, finishArgs(want.Runner, outcomes)...).Query(func(rows pgx.Rows) error {
+		refused, err = readAnswers(rows)
+		return err
+	})
+	batch.Queue(claimSQL, want.args()...).Query(func(rows pgx.Rows) error {
+		claims, err = readClaims(rows, want.N)
+		return err
+	})
+	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, nil, failed("finish and claim", err)
 	}
-	return c, err
+	return refused, claims, nil
 }
 
 // Reconcile gives back all claims of the runner but those held, and returns how many.
@@ -116,8 +153,13 @@ func Reconcile(ctx context.Context, db DB, runner int64, held []Held) (n int, er
 	return n, failed("reconcile", err)
 }
 
-// Finish reports outcomes and returns an answer for each, in their order.
-func Finish(ctx context.Context, db DB, runner int64, outcomes []Outcome) ([]Answer, error) {
+const finishSQL = `select f.place, f.accepted is null
+	from pgtick.finish($1::bigint, $2::bigint[], $3::bigint[], $4::text[], $5::text[]::jsonb[], $6::text[]::jsonb[],
+		(select array_agg(case when d.delay > 0 then pgtick.now() + make_interval(secs => d.delay) end order by d.place)
+		 from unnest($7::float8[]) with ordinality as d(delay, place))) with ordinality as f(job_id, accepted, place)
+	where f.accepted is not true`
+
+func finishArgs(runner int64, outcomes []Outcome) []any {
 	ids, fences, names := make([]int64, len(outcomes)), make([]int64, len(outcomes)), make([]string, len(outcomes))
 	var results, errs []*string
 	var delays []float64
@@ -132,18 +174,25 @@ func Finish(ctx context.Context, db DB, runner int64, outcomes []Outcome) ([]Ans
 			delays[i] = o.Delay.Seconds()
 		}
 	}
-	rows, err := db.Query(ctx, `select job_id, coalesce(accepted, false), accepted is null
-		from pgtick.finish($1::bigint, $2::bigint[], $3::bigint[], $4::text[], $5::text[]::jsonb[], $6::text[]::jsonb[],
-			(select array_agg(case when d.delay > 0 then pgtick.now() + make_interval(secs => d.delay) end order by d.place)
-			 from unnest($7::float8[]) with ordinality as d(delay, place)))`,
-		runner, ids, fences, names, results, errs, delays)
+	return []any{runner, ids, fences, names, results, errs, delays}
+}
+
+// Finish reports outcomes and returns the answers for those that were not taken.
+func Finish(ctx context.Context, db DB, runner int64, outcomes []Outcome) ([]Answer, error) {
+	rows, err := db.Query(ctx, finishSQL, finishArgs(runner, outcomes)...)
 	if err != nil {
 		return nil, failed("finish", err)
 	}
-	answers, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (a Answer, err error) {
-		return a, row.Scan(&a.ID, &a.Accepted, &a.AskAgain)
-	})
+	answers, err := readAnswers(rows)
 	return answers, failed("finish", err)
+}
+
+func readAnswers(rows pgx.Rows) ([]Answer, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (a Answer, err error) {
+		err = row.Scan(&a.Place, &a.AskAgain)
+		a.Place--
+		return a, err
+	})
 }
 
 // put sets one element of an array that exists only where some element is set: mostly results and errors are all null.
@@ -232,9 +281,9 @@ func Rescue(ctx context.Context, db DB) (n int, err error) {
 	return n, failed("rescue", err)
 }
 
-// Maintain makes partitions ahead and drops old ones.
-func Maintain(ctx context.Context, db DB) error {
-	_, err := db.Exec(ctx, `select pgtick.maintain()`)
+// MaintainWhereDue makes partitions ahead and drops old ones, unless that was done within the hour (after a problem: the minute).
+func MaintainWhereDue(ctx context.Context, db DB) error {
+	_, err := db.Exec(ctx, `select pgtick.maintain() where pgtick.upkeep_due('maintain', '1 hour')`)
 	return failed("maintain", err)
 }
 
@@ -260,11 +309,12 @@ func FinishInTransaction(ctx context.Context, tx pgx.Tx, held Held, result json.
 	return failed("finish in the task's transaction", err)
 }
 
-// GuardTransaction lets the server end the transaction when its session is idle for as long as the attempt has left: that of a
-// frozen runner would otherwise keep its locks for ever.
-func GuardTransaction(ctx context.Context, tx pgx.Tx, left time.Duration) error {
-	_, err := tx.Exec(ctx, `select set_config('idle_in_transaction_session_timeout', $1::bigint::text, true)`, max(left.Milliseconds(), 1))
-	return failed("guard the task's transaction", err)
+// BeginGuarded starts a transaction that the server ends when its session is idle for that long. Both in one round trip.
+func BeginGuarded(ctx context.Context, pool *pgxpool.Pool, idle time.Duration) (pgx.Tx, error) {
+	tx, err := pool.BeginTx(ctx, pgx.TxOptions{
+		BeginQuery: fmt.Sprintf("begin; set local idle_in_transaction_session_timeout = %d", max(idle.Milliseconds(), 1)),
+	})
+	return tx, failed("begin the task's transaction", err)
 }
 
 // Progress reports the share done of a running job, and a note.

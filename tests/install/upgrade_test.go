@@ -64,3 +64,19 @@ func TestUp_FromSchema3_KeepsSchedulesSlotsAndJobs(t *testing.T) {
 	require.Equal(t, slots+1200+2+2, ask1[int](t, db, "select sum(slots)::int from pgtick.slots"))
 	require.Equal(t, 1, ask1[int](t, db, "select count(*) from pgtick.slots where schedule = 'skip' and fate = 'caught_up' and cause = 'paused'"))
 }
+
+// A runner of the release before works on: its claims are good, and it claims and reports as it did.
+func TestUp_FromSchema4_WhileARunnerHoldsJobs_ChangesNothingForIt(t *testing.T) {
+	t.Parallel()
+	db := earlier(t, "testdata/schema-4.sql")
+	db.Quiet(t)
+	exec1(t, db, "select pgtick.enqueue_many('noop', array_fill('{}'::jsonb, array[4]))")
+	runner := ask1[int64](t, db, "select pgtick.register('before', '{default}', '{noop}')")
+	require.Equal(t, 3, ask1[int](t, db, "select count(*) from pgtick.claim($1, '{default}', '{noop}', 3)", runner))
+	exec1(t, db, "select pgtick.finish($1, array[1], array[1], '{done}'), pgtick.finish($1, array[2], array[1], '{failed}')", runner)
+	db.Migrate(t)
+	require.True(t, ask1[bool](t, db, "select accepted from pgtick.finish($1, array[3], array[1], '{done}')", runner))
+	require.Equal(t, 1, ask1[int](t, db, "select count(*) from pgtick.claim($1, '{default}', '{noop}', 3)", runner))
+	require.Equal(t, "ready", ask1[string](t, db, "select pgtick.retry(2)"))
+	require.Equal(t, "done ready done running", ask1[string](t, db, "select string_agg(state, ' ' order by id) from pgtick.jobs"))
+}

@@ -66,8 +66,9 @@ func TestRescue_HeartbeatBetweenTwoLooks_SavesTheRunner(t *testing.T) {
 func TestRescue_WhenTheClockJumpsAnHour_KillsNobodyWhoThenHeartbeats(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	a, c := held(t, db)
-	b := register(t, db, "b", "echo")
+	exec(t, db.Pool, "select pgtick.enqueue('echo', p_timeout => '2 hours')") // this is about leases, not timeouts
+	a, b := register(t, db, "a", "echo"), register(t, db, "b", "echo")
+	c := a.claimOne(t, db.Pool)
 	pgtest.Advance(t, db, time.Hour)
 	for range 5 {
 		require.Zero(t, rescue(t, db))

@@ -107,3 +107,38 @@ func TestWork_ATimeout_EndsTheAttempt_AndItCounts(t *testing.T) {
 	becomes(t, db, "failed", stateOf, id)
 	require.Contains(t, ask[string](t, db, `select last_error ->> 'message' from pgtick.jobs where id = $1`, id), "longer than its timeout")
 }
+
+func TestWork_AThousandWordsOfProgress_AreAFewWrites_AndTheLastOneStays(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	do(t, db, `create table public.words (n int)`)
+	do(t, db, `create function public.count_word() returns trigger language plpgsql security definer as 'begin insert into public.words values (1); return new; end'`)
+	do(t, db, `create trigger count_word after insert or update on pgtick.job_notes for each row execute function public.count_word()`)
+	id := enqueue(t, db, "test.chatter", "{}")
+	work(t, db)
+	becomes(t, db, "done", stateOf, id)
+	require.Equal(t, "the last word", ask[string](t, db, `select note from pgtick.jobs where id = $1 and progress = 1`, id))
+	require.Less(t, ask[int](t, db, `select count(*) from public.words`), 100)
+}
+
+// Each holds one of the connections for tasks, all there are, while it wants another to say how far it is.
+func TestWork_ProgressInTransactions_NeverWaitsForAConnectionThatOthersHold(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	do(t, db, `select pgtick.enqueue_many('test.chatter_tx', array_fill('{}'::jsonb, array[4]), p_timeout => '1 hour')`)
+	work(t, db, "--connections=2")
+	becomes(t, db, 4, `select count(*) from pgtick.jobs where state = 'done' and attempt = 1`)
+}
+
+// One worker has been fast, so its runner claimed ahead; what comes then is slow.
+func TestWork_ClaimsAheadOfASlowJob_GoToAnIdleRunner(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	do(t, db, `select pgtick.enqueue_many('test.sleep', array_fill('{"ms": 0}'::jsonb, array[3000]))`)
+	do(t, db, `select pgtick.enqueue_many('test.sleep', array_fill('{"ms": 600000}'::jsonb, array[50]), p_timeout => '1 hour')`)
+	work(t, db, "--name=busy", "--workers=1")
+	becomes(t, db, 3000, `select count(*) from pgtick.jobs where state = 'done'`)
+	work(t, db, "--name=idle", "--workers=49")
+	becomes(t, db, 49, `select count(*) from pgtick.live_jobs as j join pgtick.runners as r on r.id = j.runner_id where r.name = 'idle'`)
+	require.Equal(t, 50, ask[int](t, db, `select sum(attempt) from pgtick.live_jobs`), "what was given back was no attempt")
+}

@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -96,4 +98,64 @@ func TestWork_BehindATransactionPooler_SaysThatItPolls_AndWorks(t *testing.T) {
 		becomes(t, db, "done", stateOf, enqueue(t, db, task, "{}"))
 	}
 	require.Equal(t, "runner only polls", ask[string](t, db, `select what from pgtick.health where what = 'runner only polls'`))
+}
+
+func TestWork_AResumedQueue_IsWorkedOnAtOnce(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	do(t, db, `select pgtick.pause_queue('default')`)
+	p := work(t, db, "--poll=1h")
+	id := enqueue(t, db, "test.noop", "{}")
+	p.says("notifications arrive")
+	becomes(t, db, true, `select until > pgtick.now() + interval '1 minute' from pgtick.sleepers`)
+	require.Equal(t, "ready", ask[string](t, db, stateOf, id))
+	do(t, db, `select pgtick.resume_queue('default')`)
+	becomes(t, db, "done", stateOf, id)
+}
+
+// The runner falls asleep again and again while transactions that enqueue are open, commit late or roll back. It never polls: a job whose
+// notification is lost would stay.
+func TestWork_AmongSlowAndRolledBackTransactions_NoWakeUpIsLost(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	work(t, db, "--poll=1h", "--lease=1h")
+	const sessions, rounds = 6, 120
+	kept := make(chan int, sessions)
+	for s := range sessions {
+		go func() {
+			n := 0
+			defer func() { kept <- n }()
+			conn, err := db.Pool.Acquire(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Release()
+			dice := rand.New(rand.NewPCG(uint64(s), 7)) //nolint:gosec // nobody must guess it
+			for range rounds {
+				pause, end := dice.Float64()*0.04, "commit"
+				held := 0.0
+				switch d := dice.IntN(20); {
+				case d < 2:
+					end = "rollback"
+				case d < 5:
+					held = 0.01 + dice.Float64()*0.19
+				}
+				_, err := conn.Exec(t.Context(), fmt.Sprintf(`select pg_sleep(%f); begin; select pgtick.enqueue('test.noop'); select pg_sleep(%f); %s`, pause, held, end))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if end == "commit" {
+					n++
+				}
+			}
+		}()
+	}
+	total := 0
+	for range sessions {
+		total += <-kept
+	}
+	becomes(t, db, total, `select count(*) from pgtick.jobs where state = 'done'`)
+	require.Zero(t, ask[int](t, db, `select count(*) from pgtick.live_jobs`))
 }

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ func main() {
 	r := tasks.NewRegistry()
 	endings(r)
 	waiting(r)
+	talking(r)
 	effects(r)
 	cli.Main(r)
 }
@@ -85,6 +87,26 @@ func waiting(r *tasks.Registry) {
 	})
 	tasks.Register(r, "test.stubborn", func(_ context.Context, job *tasks.Job[wait]) error {
 		<-time.After(time.Duration(job.Args.MS) * time.Millisecond)
+		return nil
+	})
+}
+
+// talking: tasks that say more than anybody wants to hear.
+func talking(r *tasks.Registry) {
+	tasks.Register(r, "test.chatter", func(ctx context.Context, job *tasks.Job[none]) error {
+		for i := range 1000 {
+			if err := job.Progress(ctx, float64(i)/1000, fmt.Sprintf("word %d", i)); err != nil {
+				return err
+			}
+		}
+		return job.Progress(ctx, 1, "the last word")
+	})
+	tasks.RegisterTx(r, "test.chatter_tx", func(ctx context.Context, _ pgx.Tx, job *tasks.Job[none]) error {
+		for i := range 1000 {
+			if err := job.Progress(ctx, float64(i)/1000, ""); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 }

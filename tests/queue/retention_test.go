@@ -1,0 +1,281 @@
+package queue
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgtick/pgtick/tests/pgtest"
+)
+
+// end adds a job and ends it so.
+func end(t *testing.T, db *pgtest.DB, task, queue, outcome string) int64 {
+	t.Helper()
+	id := one[int64](t, db.Pool, "select pgtick.enqueue($1, p_queue => $2)", task, queue)
+	r := register(t, db, "r", task)
+	c := claim{ID: id, Fence: one[int64](t, db.Pool, "select fence from pgtick.claim($1, array[$2], array[$3], 1)", r.id, queue, task)}
+	require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, c.is(outcome)))
+	exec(t, db.Pool, "select pgtick.leave($1)", r.id)
+	return id
+}
+
+// keptFor is for how many days from today a finished job is kept.
+func keptFor(t *testing.T, db *pgtest.DB, id int64) int {
+	t.Helper()
+	return one[int](t, db.Pool, "select expires_on - (pgtick.now() at time zone 'UTC')::date from pgtick.history where id = $1", id)
+}
+
+// partitionOf is the table that a finished job lies in; none where there is no such job any more.
+func partitionOf(t *testing.T, db *pgtest.DB, id int64) string {
+	t.Helper()
+	return one[string](t, db.Pool, "select coalesce((select tableoid::regclass::text from pgtick.history where id = $1), 'none')", id)
+}
+
+func maintain(t *testing.T, db *pgtest.DB) {
+	t.Helper()
+	exec(t, db.Pool, "select pgtick.maintain()")
+	require.Nil(t, one[*string](t, db.Pool, "select problem from pgtick.upkeep where what = 'maintain'"))
+}
+
+func TestRetention_ByDefault_SevenDaysForDone_ThirtyForTheRest(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	for outcome, days := range map[string]int{"done": 7, "failed": 30, "cancelled": 30} {
+		require.Equal(t, days, keptFor(t, db, end(t, db, "echo", "default", outcome)), outcome)
+	}
+}
+
+func TestRetention_TaskAndQueue_GoBeforeTask_ThatBeforeQueue_ThatBeforeAll(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	kept := func() (days [4]int) {
+		for i, of := range [][2]string{{"echo", "mail"}, {"echo", "default"}, {"other", "mail"}, {"other", "default"}} {
+			days[i] = keptFor(t, db, end(t, db, of[0], of[1], "done"))
+		}
+		return days
+	}
+	exec(t, db.Pool, "select pgtick.set_retention(null, 'done', '11 days')")
+	require.Equal(t, [4]int{11, 11, 11, 11}, kept())
+	exec(t, db.Pool, "select pgtick.set_retention(null, 'done', '12 days', 'mail')")
+	require.Equal(t, [4]int{12, 11, 12, 11}, kept())
+	exec(t, db.Pool, "select pgtick.set_retention('echo', 'done', '13 days')")
+	require.Equal(t, [4]int{13, 13, 12, 11}, kept())
+	exec(t, db.Pool, "select pgtick.set_retention('echo', 'done', '14 days', 'mail')")
+	require.Equal(t, [4]int{14, 13, 12, 11}, kept())
+	require.Equal(t, 30, keptFor(t, db, end(t, db, "echo", "mail", "failed")), "only of the state that was named")
+
+	exec(t, db.Pool, "select pgtick.set_retention('echo', 'done', null, 'mail')")
+	require.Equal(t, [4]int{13, 13, 12, 11}, kept(), "one rule taken back, no other")
+	exec(t, db.Pool, "select pgtick.set_retention('echo', null, null)")
+	exec(t, db.Pool, "select pgtick.set_retention(null, 'done', null, 'mail')")
+	require.Equal(t, [4]int{11, 11, 11, 11}, kept())
+	exec(t, db.Pool, "select pgtick.set_retention(null, null, null)")
+	require.Equal(t, [4]int{7, 7, 7, 7}, kept())
+	require.Equal(t, `echo {"days": 14, "queue": "mail", "state": "done"}`, one[string](t, db.Pool,
+		"select subject || ' ' || details::text from pgtick.audit where action = 'set_retention' order by id offset 3 limit 1"))
+}
+
+func TestRetention_WithoutAState_IsOfAllThree(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	exec(t, db.Pool, "select pgtick.set_retention('echo', 'failed', '3 days'), pgtick.set_retention('echo', null, '36 hours')")
+	for _, outcome := range []string{"done", "failed", "cancelled"} {
+		require.Equal(t, 2, keptFor(t, db, end(t, db, "echo", "default", outcome)), "whole days, and no less than was asked")
+	}
+}
+
+func TestRetention_CountsForJobsThatEndAfterIt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	before := end(t, db, "echo", "default", "done")
+	exec(t, db.Pool, "select pgtick.set_retention('echo', 'done', '1 day')")
+	require.Equal(t, 7, keptFor(t, db, before))
+	require.Equal(t, 1, keptFor(t, db, end(t, db, "echo", "default", "done")))
+}
+
+// A partition a day for 400 days would make each look-up by id slow.
+func TestRetention_BeyondFortyDays_GoesWithTheFirstOfAMonth(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pgtest.SetNow(t, db, time.Date(2031, 5, 6, 12, 0, 0, 0, time.UTC))
+	for days, want := range map[int]string{40: "2031-06-15", 41: "2031-07-01", 56: "2031-07-01", 57: "2031-08-01", 400: "2032-07-01"} {
+		exec(t, db.Pool, "select pgtick.set_retention('echo', 'done', make_interval(days => $1))", days)
+		maintain(t, db)
+		id := end(t, db, "echo", "default", "done")
+		require.Equal(t, want, one[string](t, db.Pool, "select expires_on::text from pgtick.history where id = $1", id), "%d days", days)
+		require.Equal(t, "pgtick.history_"+strings.ReplaceAll(want, "-", ""), partitionOf(t, db, id))
+	}
+}
+
+func TestRetention_BadInput_IsRefused(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	for field, calls := range map[string][]string{
+		"keep":  {"'echo', 'done', '0'", "'echo', 'done', '-1 day'", "'echo', 'done', '23 hours'", "'echo', 'done', '401 days'", "'echo', 'done', '1 year 40 days'", "'echo', 'done', '99999999 years'"},
+		"state": {"'echo', 'ready', '3 days'", "'echo', 'DONE', '3 days'", "'echo', '', '3 days'"},
+		"task":  {"'', 'done', '3 days'", tooLong + ", 'done', '3 days'"},
+		"queue": {"'echo', 'done', '3 days', ''", `'echo', 'done', '3 days', e'a\nb'`},
+	} {
+		for _, call := range calls {
+			pg := refused(t, db.Pool, "TK000", "select pgtick.set_retention("+call+")")
+			require.True(t, strings.HasPrefix(pg.Message, field+" "), "%s: %s", call, pg.Message)
+		}
+	}
+	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.retentions"))
+	for _, edge := range []string{"1 day", "400 days"} {
+		exec(t, db.Pool, "select pgtick.set_retention('echo', 'done', $1)", edge)
+	}
+}
+
+func TestMaintain_MakesThePartitions_OfTodayAndTheTwoDaysAfter_ForEachRetention(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	today := time.Date(2031, 5, 6, 12, 0, 0, 0, time.UTC)
+	pgtest.SetNow(t, db, today)
+	exec(t, db.Pool, "select pgtick.set_retention('echo', 'done', '12 days'), pgtick.set_retention('mail', 'failed', '100 days')")
+	maintain(t, db)
+	days := all[string](t, db.Pool, `select right(c.relname, 8) from pg_inherits as i join pg_class as c on c.oid = i.inhrelid
+		where i.inhparent = 'pgtick.history'::regclass and c.relname ~ '_2031' order by 1`)
+	require.Equal(t, []string{"20310513", "20310514", "20310515", "20310518", "20310519", "20310520", "20310605", "20310606", "20310607", "20310901"}, days)
+	for ahead := range 3 {
+		pgtest.SetNow(t, db, today.AddDate(0, 0, ahead))
+		for _, of := range [][2]string{{"echo", "done"}, {"echo", "failed"}, {"mail", "failed"}, {"mail", "done"}} {
+			require.NotEqual(t, "pgtick.history_default", partitionOf(t, db, end(t, db, of[0], "default", of[1])))
+		}
+	}
+	maintain(t, db)
+	maintain(t, db)
+}
+
+func TestMaintain_WhenItWasLate_MovesWhatEndedMeanwhile(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pgtest.SetNow(t, db, time.Date(2031, 5, 6, 12, 0, 0, 0, time.UTC))
+	id := end(t, db, "echo", "default", "done")
+	other := one[int64](t, db.Pool, "select pgtick.enqueue('echo', p_unique_key => 'k', p_unique_for => '35 days', p_unique_states => '{ready,cancelled}')")
+	cancel(t, db.Pool, other)
+	require.Equal(t, []string{"pgtick.history_default", "pgtick.history_default"}, []string{partitionOf(t, db, id), partitionOf(t, db, other)})
+	before := everything(t, db, id)
+	maintain(t, db)
+	require.Equal(t, []string{"pgtick.history_20310513", "pgtick.history_20310611"}, []string{partitionOf(t, db, id), partitionOf(t, db, other)}, "also where no retention asks for that day")
+	require.Equal(t, before, everything(t, db, id))
+	require.Equal(t, "done 1", stateOf(t, db, id))
+}
+
+func TestMaintain_DropsWhatHasExpired_AndNothingElse(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	noon := freeze(t, db)
+	maintain(t, db)
+	done, failed := end(t, db, "echo", "default", "done"), end(t, db, "echo", "default", "failed")
+	partition := partitionOf(t, db, done)
+	pgtest.SetNow(t, db, noon.AddDate(0, 0, 7))
+	late := end(t, db, "echo", "default", "done")
+	maintain(t, db)
+	require.Equal(t, []string{"done 1", "failed 1"}, []string{stateOf(t, db, done), stateOf(t, db, failed)}, "seven days are not less than seven days")
+	pgtest.SetNow(t, db, noon.Add(12*time.Hour).AddDate(0, 0, 7))
+	maintain(t, db)
+	require.Equal(t, "none", partitionOf(t, db, done))
+	require.True(t, one[bool](t, db.Pool, "select to_regclass($1) is null", partition), "dropped, not emptied")
+	require.Equal(t, []string{"failed 1", "done 1"}, []string{stateOf(t, db, failed), stateOf(t, db, late)})
+	refused(t, db.Pool, "TK004", "select pgtick.retry($1)", done)
+	pgtest.SetNow(t, db, noon.AddDate(0, 0, 31))
+	maintain(t, db)
+	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.jobs"))
+}
+
+// Rows that came to the default partition, and have expired there before upkeep came by, go as well.
+func TestMaintain_DropsWhatHasExpired_AlsoInTheDefaultPartition(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	now := time.Date(2031, 5, 6, 12, 0, 0, 0, time.UTC)
+	pgtest.SetNow(t, db, now)
+	id := end(t, db, "echo", "default", "done")
+	pgtest.SetNow(t, db, now.AddDate(0, 0, 8))
+	maintain(t, db)
+	require.Equal(t, "none", partitionOf(t, db, id))
+}
+
+// An open transaction that has read history keeps its partitions; upkeep must neither wait for it nor stop the finishes behind itself.
+func TestMaintain_BesideAReader_GivesUpSoon_SaysSo_AndComesAgain(t *testing.T) {
+	t.Parallel()
+	for problem, prepare := range map[string]string{
+		"partitions ahead: canceling statement due to lock timeout": "",
+		"old partitions: canceling statement due to lock timeout":   "select pgtick.make_partition('history', d.day) from pgtick.history_days((pgtick.now() at time zone 'UTC')::date) as d(day)",
+	} {
+		t.Run(strings.Split(problem, ":")[0], func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			db.Quiet(t)
+			noon := freeze(t, db)
+			maintain(t, db)
+			old := end(t, db, "echo", "default", "done")
+			pgtest.SetNow(t, db, noon.AddDate(0, 0, 8))
+			exec(t, db.Pool, prepare)
+			reader, upkeep := session(t, db), session(t, db)
+			exec(t, reader, "begin isolation level repeatable read")
+			require.Equal(t, 1, one[int](t, reader, "select count(*) from pgtick.jobs"))
+			r := register(t, db, "r", "echo")
+			enqueue(t, db, "echo", 3)
+			claims := r.claim(t, db.Pool, 3)
+
+			exec(t, upkeep, "set statement_timeout = '15s'") // far beyond its own lock_timeout
+			ended := inBackground(t, upkeep, "select pgtick.maintain()")
+			awaitLock(t, db, upkeep)
+			require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, claims[0].is("done")), "a finish that comes just then")
+			require.NoError(t, <-ended)
+			require.Contains(t, one[string](t, db.Pool, "select problem from pgtick.upkeep where what = 'maintain'"), problem)
+			require.Contains(t, one[string](t, db.Pool, "select evidence from pgtick.health where what = 'upkeep'"), problem)
+			require.Equal(t, "done 1", stateOf(t, db, old))
+			require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, claims[1].is("done")), "and one after it")
+			const due = "select pgtick.upkeep_due('maintain', '1 hour')"
+			require.False(t, one[bool](t, db.Pool, due))
+			pgtest.Advance(t, db, 61*time.Second)
+			require.True(t, one[bool](t, db.Pool, due), "a minute later, not an hour")
+			r.heartbeat(t, db.Pool)
+
+			exec(t, reader, "commit")
+			maintain(t, db)
+			require.Equal(t, "none", partitionOf(t, db, old))
+			require.Empty(t, all[string](t, db.Pool, "select evidence from pgtick.health where what = 'upkeep'"))
+			require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, claims[2].is("done")))
+		})
+	}
+}
+
+// The looks for overdue attempts share a table with it, but are made only while a runner does not tell what it holds.
+func TestMaintain_LateIsOnlyWhatIsToBeDoneEachHour(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Quiet(t)
+	freeze(t, db)
+	maintain(t, db)
+	silent := register(t, db, "silent", "echo")
+	pgtest.Advance(t, db, time.Second)
+	silent.quietHeartbeat(t, db)
+	rescue(t, db)
+	exec(t, db.Pool, "select pgtick.leave($1)", silent.id)
+	pgtest.Advance(t, db, 4*time.Hour)
+	require.Equal(t, []string{"maintain"}, all[string](t, db.Pool, "select split_part(evidence, ',', 1) from pgtick.health where what = 'upkeep'"))
+	maintain(t, db)
+	require.Empty(t, all[string](t, db.Pool, "select concat_ws(' ', what, evidence) from pgtick.health"))
+}
+
+func TestAudit_IsKeptFor400Days(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	noon := freeze(t, db)
+	exec(t, db.Pool, "select pgtick.pause_queue('mail')")
+	pgtest.SetNow(t, db, noon.AddDate(0, 0, 400))
+	maintain(t, db)
+	require.Equal(t, 1, one[int](t, db.Pool, "select count(*) from pgtick.audit"))
+	pgtest.SetNow(t, db, noon.AddDate(0, 0, 400).Add(time.Second))
+	maintain(t, db)
+	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.audit"))
+}

@@ -1,0 +1,172 @@
+package queue
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgtick/pgtick/tests/pgtest"
+)
+
+// quietHeartbeat renews the lease and names nothing, as a simple worker in another language may.
+func (r runner) quietHeartbeat(t *testing.T, db *pgtest.DB) {
+	t.Helper()
+	exec(t, db.Pool, "select * from pgtick.heartbeat($1)", r.id)
+}
+
+const timeout = time.Minute
+
+// heldFor is one job with a timeout of a minute and what more is said of it, claimed by a runner. The clock stands still.
+func heldFor(t *testing.T, db *pgtest.DB, more string) (runner, claim) {
+	t.Helper()
+	freeze(t, db)
+	exec(t, db.Pool, "select pgtick.enqueue('echo', p_timeout => '1 minute'"+more+")")
+	r := register(t, db, "deaf", "echo")
+	return r, r.claimOne(t, db.Pool)
+}
+
+// A runner that lives and does not end an attempt in time has lost it a lease later: a frozen worker thread must not keep a job for ever.
+func TestTimeout_IgnoredByALivingRunner_RescueTakesTheClaim(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := heldFor(t, db, `, p_retry_policy => '{"kind": "linear", "step": "7 minutes"}'`)
+	for range 4 { // up to a moment before timeout and lease are over
+		r.heartbeat(t, db.Pool, c)
+		require.Zero(t, rescue(t, db))
+		pgtest.Advance(t, db, (timeout+lease)/4-time.Microsecond)
+	}
+	require.Equal(t, map[int64]string{c.ID: "timed_out"}, r.heartbeat(t, db.Pool, c))
+	require.Zero(t, rescue(t, db), "not before")
+	require.Equal(t, "running 1", stateOf(t, db, c.ID))
+	pgtest.Advance(t, db, 4*time.Microsecond)
+	require.Equal(t, 1, rescue(t, db))
+	require.Zero(t, rescue(t, db), "once")
+
+	require.Equal(t, "ready 1", stateOf(t, db, c.ID))
+	require.Equal(t, []string{"1 error"}, attemptsOf(t, db, c.ID))
+	require.Contains(t, one[string](t, db.Pool, "select last_error ->> 'message' from pgtick.jobs where id = $1", c.ID), "longer than its timeout of 00:01:00")
+	require.Equal(t, "0 00:07:00", one[string](t, db.Pool, "select uncounted || ' ' || (run_at - pgtick.now()) from pgtick.jobs where id = $1", c.ID), "it counts, and is tried again by the policy")
+	require.Equal(t, "alive", aliveAs(t, db, r))
+
+	before := everything(t, db, c.ID)
+	for _, outcome := range []string{"done", "failed", "error", "snoozed", "released", "cancelled"} {
+		require.Equal(t, []string{"refused"}, r.finish(t, db.Pool, c.is(outcome)), outcome)
+	}
+	requireFenced(t, db, c)
+	require.Equal(t, map[int64]string{c.ID: "fenced"}, r.heartbeat(t, db.Pool, c))
+	require.Equal(t, before, everything(t, db, c.ID))
+	pgtest.Advance(t, db, 7*time.Minute)
+	require.Equal(t, c.ID, register(t, db, "next", "echo").claimOne(t, db.Pool).ID)
+}
+
+func TestTimeout_OfTheLastAttempt_FailsTheJob(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := heldFor(t, db, ", p_max_attempts => 1")
+	r.heartbeat(t, db.Pool, c)
+	pgtest.Advance(t, db, timeout+lease)
+	r.heartbeat(t, db.Pool, c)
+	require.Equal(t, 1, rescue(t, db))
+	require.Equal(t, "failed 1", stateOf(t, db, c.ID))
+	require.Contains(t, one[string](t, db.Pool, "select last_error ->> 'message' from pgtick.jobs where id = $1", c.ID), "longer than its timeout")
+	require.Equal(t, []string{"refused"}, r.finish(t, db.Pool, c.is("done")), "history does not know that fence: nobody can claim to have ended it")
+	requireFenced(t, db, c)
+}
+
+func TestTimeout_WithACancelRequest_EndsCancelled(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := heldFor(t, db, "")
+	require.Equal(t, "running", cancel(t, db.Pool, c.ID))
+	r.heartbeat(t, db.Pool, c)
+	pgtest.Advance(t, db, timeout+lease)
+	r.heartbeat(t, db.Pool, c)
+	require.Equal(t, 1, rescue(t, db))
+	require.Equal(t, "cancelled 1", stateOf(t, db, c.ID))
+	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.job_notes"))
+}
+
+func TestTimeout_OfARunnerThatDoesNotTellWhatItHolds_IsFoundWithinAMinute(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := heldFor(t, db, "")
+	pgtest.Advance(t, db, timeout)
+	r.quietHeartbeat(t, db)
+	pgtest.Advance(t, db, lease-time.Second)
+	r.quietHeartbeat(t, db)
+	require.Zero(t, rescue(t, db), "it looks: not yet")
+	pgtest.Advance(t, db, time.Second)
+	require.Zero(t, rescue(t, db), "it has just looked")
+	pgtest.Advance(t, db, 20*time.Second)
+	r.quietHeartbeat(t, db)
+	pgtest.Advance(t, db, 20*time.Second)
+	r.quietHeartbeat(t, db)
+	pgtest.Advance(t, db, 20*time.Second)
+	require.Equal(t, 1, rescue(t, db), "a minute after the last look")
+	require.Equal(t, "ready 1", stateOf(t, db, c.ID))
+	require.Equal(t, []string{"1 error"}, attemptsOf(t, db, c.ID))
+}
+
+func TestTimeout_OnlyOverdueClaims_AndOnlyThoseOfTheRunner(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := heldFor(t, db, "")
+	enqueue(t, db, "echo", 2)
+	others := append(r.claim(t, db.Pool, 1), register(t, db, "other", "echo").claimOne(t, db.Pool))
+	r.heartbeat(t, db.Pool, c, others[0])
+	pgtest.Advance(t, db, timeout+lease)
+	exec(t, db.Pool, "select pgtick.heartbeat(id) from pgtick.runners")
+	require.Equal(t, 1, rescue(t, db))
+	require.Equal(t, []string{"ready 1", "running 1", "running 1"}, []string{stateOf(t, db, c.ID), stateOf(t, db, others[0].ID), stateOf(t, db, others[1].ID)})
+}
+
+func TestTimeout_ALockedRow_IsPassedOver(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := heldFor(t, db, "")
+	r.heartbeat(t, db.Pool, c)
+	pgtest.Advance(t, db, timeout+lease)
+	r.heartbeat(t, db.Pool, c)
+	task, impatient := session(t, db), session(t, db)
+	exec(t, impatient, "set lock_timeout = 1")
+	exec(t, task, "begin")
+	exec(t, task, "select pgtick.check_claim($1, $2)", c.ID, c.Fence)
+	require.Zero(t, one[int](t, impatient, "select pgtick.rescue()"), "it is about to commit")
+	exec(t, task, "commit")
+	require.Equal(t, 1, one[int](t, impatient, "select pgtick.rescue()"))
+}
+
+// Two clocks may look at the same time, and one of them may be frozen in the middle.
+func TestTimeout_RescueBesideAnotherRescue_NeverWaits(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := heldFor(t, db, "")
+	frozen, impatient := session(t, db), session(t, db)
+	exec(t, impatient, "set lock_timeout = 1")
+	for range 2 { // the first time the row of that look is made, the second time changed
+		pgtest.Advance(t, db, (timeout+lease)/2)
+		r.quietHeartbeat(t, db)
+		exec(t, frozen, "begin")
+		exec(t, frozen, "select pgtick.rescue()")
+		exec(t, impatient, "select pgtick.rescue()")
+		exec(t, frozen, "rollback")
+		pgtest.Advance(t, db, time.Second)
+	}
+	require.Equal(t, 1, rescue(t, db))
+	require.Equal(t, "ready 1", stateOf(t, db, c.ID))
+}
+
+// What wakes nobody would wait for a poll.
+func TestTimeout_WakesASleeper_WhoWouldSleepPastTheNextAttempt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := heldFor(t, db, "")
+	r.heartbeat(t, db.Pool, c)
+	pgtest.Advance(t, db, timeout+lease)
+	r.heartbeat(t, db.Pool, c)
+	ear := listen(t, db, "pgtick")
+	register(t, db, "sleeper", "echo").sleep(t, db.Pool, time.Minute)
+	require.Equal(t, 1, rescue(t, db))
+	require.Equal(t, []string{"default"}, ear.heard(t))
+}
