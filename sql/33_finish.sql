@@ -303,9 +303,12 @@ begin
   with back as (
     update pgtick.live_jobs as j
     set runner_id = null, started_at = null,
-      run_at = greatest(p_now, coalesce(o.retry_at, p_now + case when o.outcome = 'error'
-        then pgtick.backoff(j.attempt - j.uncounted, coalesce(j.retry_policy, (select r.policy from pgtick.retry_policies as r where r.task = j.task)))
-        else interval '0' end)),
+      -- one that never started keeps its place, too
+      run_at = case
+        when o.outcome = 'released' and o.error is null and o.retry_at is null then j.run_at
+        when o.outcome = 'error' and o.retry_at is null then p_now
+          + pgtick.backoff(j.attempt - j.uncounted, coalesce(j.retry_policy, (select r.policy from pgtick.retry_policies as r where r.task = j.task)))
+        else greatest(p_now, o.retry_at) end,
       -- released without an error: it never started, so there was no attempt
       attempt = j.attempt - case when o.outcome = 'released' and o.error is null then 1 else 0 end,
       uncounted = j.uncounted + case when o.outcome = 'error' or (o.outcome = 'released' and o.error is null) then 0 else 1 end,

@@ -17,9 +17,10 @@ import (
 
 // attempt is one claim from the moment it arrives until its outcome is taken.
 type attempt struct {
-	claim     jobs.Claim
+	claim     *jobs.Claim
 	claimedAt time.Time
 	deadline  time.Time
+	place     int // among those held, from 1 on; 0: not held (any more)
 
 	mu      sync.Mutex
 	cancel  context.CancelCauseFunc // nil until it runs
@@ -137,7 +138,7 @@ func (e *Engine) notStarted(a *attempt, why error) report {
 }
 
 func (e *Engine) call(a *attempt, host tasks.Host) tasks.Call {
-	c := &a.claim
+	c := a.claim
 	return tasks.Call{
 		Info: tasks.Info{
 			ID: c.ID, Task: c.Task, Queue: c.Queue, Priority: c.Priority, Attempt: c.Attempt, MaxAttempts: c.MaxAttempts, Fence: c.Fence,

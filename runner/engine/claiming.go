@@ -56,22 +56,32 @@ func (s *speed) count(now time.Time, ended int) {
 		return
 	}
 	rate := float64(s.ended) / took.Seconds()
-	s.rate += (rate - s.rate) * 0.3
+	if rate > s.rate {
+		s.rate += (rate - s.rate) * 0.8 // what was too much goes back
+	} else {
+		s.rate += (rate - s.rate) * 0.3
+	}
 	s.since, s.ended = now, 0
 }
 
-// ahead is how many claims may wait for a worker: as many as end in a moment. Long tasks get none, and stay free for other runners. When
-// nothing has ended for some time, the speed is at most what it would be if something did now.
-func (s *speed) ahead(now time.Time) int {
+// begin: nothing was running, so the time until now does not count.
+func (s *speed) begin(now time.Time) { s.since, s.ended = now, 0 }
+
+// in is how many jobs will end within d, at the present speed. When nothing has ended for some time, that is at most what it would be if
+// something did now.
+func (s *speed) in(d time.Duration, now time.Time) int {
 	rate := s.rate
 	if silent := now.Sub(s.since); silent > stuckAfter/2 {
 		rate = min(rate, 1/silent.Seconds())
 	}
-	return min(int(rate*aheadOf.Seconds()), mostAhead)
+	return min(int(rate*d.Seconds()), mostAhead)
 }
 
+// ahead is how many claims may wait for a worker: as many as end in a moment. Long tasks get none, and stay free for other runners.
+func (s *speed) ahead(now time.Time) int { return s.in(aheadOf, now) }
+
 // running counts the claims that no worker has ended yet.
-func (c *control) running() int { return len(c.held) - c.unreported() - c.e.ends.len() }
+func (c *control) running() int { return len(c.held.list) - c.unreported() - c.e.ends.len() }
 
 // most is how many claims the runner wants to hold at present.
 func (c *control) most(now time.Time) int { return c.e.opt.Workers + c.speed.ahead(now) }
@@ -91,7 +101,7 @@ func (c *control) giveBackStuck(now time.Time) {
 	if oldest == nil || now.Sub(oldest.claimedAt) < stuckAfter {
 		return
 	}
-	for _, a := range c.e.backlog.takeBack(c.speed.ahead(now)) {
+	for _, a := range c.e.backlog.takeBack(c.speed.in(stuckAfter, now)) {
 		c.pending = append(c.pending, c.e.notStarted(a, tasks.ErrShutdown))
 	}
 }
@@ -161,13 +171,16 @@ func (c *control) given(claims []jobs.Claim, want jobs.Wanted, began time.Time) 
 	if len(claims) == 0 {
 		return 0
 	}
+	if c.running() == 0 {
+		c.speed.begin(now)
+	}
 	attempts := make([]attempt, len(claims))
 	list := make([]*attempt, len(claims))
 	for i := range claims {
 		a := &attempts[i]
-		a.claim, a.claimedAt, a.deadline = claims[i], now, now.Add(claims[i].Timeout)
+		a.claim, a.claimedAt, a.deadline = &claims[i], now, now.Add(claims[i].Timeout)
 		late = max(late, claims[i].Waited)
-		c.held[a.claim.Held] = a
+		c.held.add(a)
 		list[i] = a
 	}
 	c.e.backlog.put(list)

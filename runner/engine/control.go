@@ -38,12 +38,12 @@ type control struct {
 	e        *Engine
 	conn     *pgx.Conn
 	runner   int64
-	held     map[jobs.Held]*attempt // claims whose outcome the database has not yet taken
-	pending  []report               // ended, to be reported
-	sent     [][]report             // on their way over a task's connection, in this order
-	batches  chan asideBatch        // the same, for reportAside
-	answers  chan answer            // to them
-	spare    []report               // for ends
+	held     holds           // claims whose outcome the database has not yet taken
+	pending  []report        // ended, to be reported
+	sent     [][]report      // on their way over a task's connection, in this order
+	batches  chan asideBatch // the same, for reportAside
+	answers  chan answer     // to them
+	spare    []report        // for ends
 	speed    speed
 	marks    watermarks
 	idle     idle
@@ -67,7 +67,7 @@ type control struct {
 
 func newControl(e *Engine) *control {
 	now := time.Now()
-	return &control{e: e, held: map[jobs.Held]*attempt{}, batches: make(chan asideBatch, mostAside), answers: make(chan answer, mostAside), tickAt: now, rescueAt: now, upkeepAt: now, deadlinesAt: now, idle: idle{look: true}}
+	return &control{e: e, batches: make(chan asideBatch, mostAside), answers: make(chan answer, mostAside), tickAt: now, rescueAt: now, upkeepAt: now, deadlinesAt: now, idle: idle{look: true}}
 }
 
 // start makes the first contact; its errors end the engine.
@@ -93,7 +93,7 @@ func (c *control) turn(ctx context.Context) error {
 	c.collect()
 	c.giveBackStuck(time.Now())
 	c.ticked = false
-	c.e.update(func(s *Status) { s.LastTurn, s.Held, s.RunnerID = time.Now(), len(c.held), c.runner })
+	c.e.update(func(s *Status) { s.LastTurn, s.Held, s.RunnerID = time.Now(), len(c.held.list), c.runner })
 	if time.Now().Before(c.retryAt) {
 		return nil
 	}
@@ -165,7 +165,7 @@ func (c *control) heartbeat(ctx context.Context) error {
 	c.heartbeatAt = time.Now().Add(c.beat())
 	c.e.update(func(s *Status) { s.LastContact = time.Now() })
 	for _, s := range stops {
-		if a := c.held[s.Held]; a != nil {
+		if a := c.held.find(s.Held); a != nil {
 			c.e.log.WithFields(fields(a)).WithField("state", s.Reason).Debug("attempt told to stop")
 			a.stop(causes[s.Reason])
 		}
@@ -177,9 +177,9 @@ func (c *control) heartbeat(ctx context.Context) error {
 var causes = map[string]error{"cancelled": tasks.ErrCancelled, "timed_out": tasks.ErrTimeout, "fenced": tasks.ErrFenced}
 
 func (c *control) heldList() []jobs.Held {
-	list := make([]jobs.Held, 0, len(c.held))
-	for h := range c.held {
-		list = append(list, h)
+	list := make([]jobs.Held, 0, len(c.held.list))
+	for _, a := range c.held.list {
+		list = append(list, a.claim.Held)
 	}
 	return list
 }
@@ -336,13 +336,13 @@ func (c *control) disconnect() {
 
 // lost: this runner was declared dead, so its claims are others' now. Attempts are told, and it registers anew.
 func (c *control) lost() {
-	c.e.log.Warnf("this runner was declared dead, with %d claims; registering anew", len(c.held))
-	for _, a := range c.held {
+	c.e.log.Warnf("this runner was declared dead, with %d claims; registering anew", len(c.held.list))
+	for _, a := range c.held.list {
 		a.stop(tasks.ErrFenced)
 	}
 	c.e.opt.Observer.Refused(c.unreported())
 	for _, r := range slices.Concat(append(c.sent, c.pending)...) {
-		delete(c.held, r.attempt.claim.Held)
+		c.held.drop(r.attempt)
 	}
 	c.pending, c.runner, c.reconcileAt = nil, 0, nil
 }

@@ -37,7 +37,7 @@ func (c *control) ended(r report) {
 		c.over(r, r.silent)
 		return
 	}
-	if c.held[r.attempt.claim.Held] == nil { // given up meanwhile: the runner was declared dead
+	if !r.attempt.held() { // given up meanwhile: the runner was declared dead
 		c.e.opt.Observer.Refused(1)
 		return
 	}
@@ -140,7 +140,7 @@ func (c *control) answered(a answer) {
 	if a.err != nil {
 		c.asideAt = time.Now().Add(troubleMost)
 		for i := range batch {
-			if c.held[batch[i].attempt.claim.Held] != nil {
+			if batch[i].attempt.held() {
 				c.pending = append(c.pending, batch[i])
 			}
 		}
@@ -186,13 +186,13 @@ func (c *control) settleReports(batch []report, refused []jobs.Answer) (again []
 			next++
 		}
 		switch {
-		case c.held[r.attempt.claim.Held] == nil:
+		case !r.attempt.held():
 		case askAgain:
 			again = append(again, r)
 		case isRefused:
 			c.e.opt.Observer.Refused(1)
 			c.e.log.WithFields(fields(r.attempt)).WithField("state", r.outcome.Name).Warn("outcome refused: the claim is gone")
-			delete(c.held, r.attempt.claim.Held)
+			c.held.drop(r.attempt)
 		default:
 			c.over(r, r.outcome.Name)
 		}
@@ -217,7 +217,10 @@ func (c *control) isolate(ctx context.Context, batch []report, why error) ([]rep
 // over: the database has taken the outcome.
 func (c *control) over(r report, outcome string) {
 	a := r.attempt
-	delete(c.held, a.claim.Held)
+	c.held.drop(a)
+	if outcome == "released" { // it waits in its old place, which may lie before where this runner has been
+		c.marks.forget()
+	}
 	c.e.opt.Observer.Finished(a.claim.Task, a.claim.Queue, outcome, a.claim.Waited, r.ran)
 	if outcome == "done" && !c.e.opt.Log.IsLevelEnabled(logrus.DebugLevel) {
 		return

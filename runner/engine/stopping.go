@@ -15,7 +15,7 @@ const obey = 5 * time.Second
 // drain lets running attempts end, within the grace; then tells them to; then gives back what still has not ended.
 func (c *control) drain(endAttempts context.CancelCauseFunc) {
 	c.stopping = true
-	c.e.log.WithField("state", "stopping").Infof("stopping: %d claims held, %s for them to end", len(c.held), c.e.opt.Grace)
+	c.e.log.WithField("state", "stopping").Infof("stopping: %d claims held, %s for them to end", len(c.held.list), c.e.opt.Grace)
 	c.giveBackUnstarted()
 	c.serve(time.Now().Add(c.e.opt.Grace))
 	if c.running() > 0 {
@@ -30,11 +30,11 @@ func (c *control) drain(endAttempts context.CancelCauseFunc) {
 func (c *control) serve(deadline time.Time) {
 	ctx, end := context.WithDeadline(context.Background(), deadline)
 	defer end()
-	for len(c.held) > 0 && ctx.Err() == nil {
+	for len(c.held.list) > 0 && ctx.Err() == nil {
 		if err := c.serveOnce(ctx); err != nil && ctx.Err() == nil {
 			c.trouble(err)
 		}
-		if len(c.held) > 0 {
+		if len(c.held.list) > 0 {
 			c.wait(ctx)
 		}
 	}
@@ -65,14 +65,14 @@ func (c *control) giveBackUnstarted() {
 // abandon gives back the claims of attempts that do not stop: whatever they still do in the database is refused.
 func (c *control) abandon() {
 	c.collect()
-	reported := map[jobs.Held]bool{}
+	reported := map[*attempt]bool{}
 	for _, r := range slices.Concat(append(c.sent, c.pending)...) {
-		reported[r.attempt.claim.Held] = true
+		reported[r.attempt] = true
 	}
-	for held, a := range c.held {
-		if !reported[held] {
+	for _, a := range c.held.list {
+		if !reported[a] {
 			c.e.log.WithFields(fields(a)).Warn("attempt does not stop; its job goes back")
-			c.pending = append(c.pending, report{attempt: a, outcome: jobs.Outcome{Held: held, Name: "released", Error: describe(tasks.ErrShutdown)}})
+			c.pending = append(c.pending, report{attempt: a, outcome: jobs.Outcome{Held: a.claim.Held, Name: "released", Error: describe(tasks.ErrShutdown)}})
 		}
 	}
 }
