@@ -23,7 +23,9 @@ type idle struct {
 	state    sleepState
 	number   string        // to settle on
 	pause    time.Duration // between two looks while settling
-	until    time.Time     // when the sleep that was announced ends
+	until    time.Time     // when to look although nobody has called
+	armed    time.Time     // until when it is announced that the runner sleeps
+	next     time.Time     // when the next job is due that was there when last asked; whatever comes before that is notified
 	locked   time.Duration // how long to wait for a job that is due and was not to be had
 }
 
@@ -117,7 +119,8 @@ func (c *control) claim(ctx context.Context) error {
 	if c.idle.state == settling {
 		return c.settle(ctx)
 	}
-	byPoll := c.idle.state == asleep && !c.idle.look && !now.Before(c.idle.until)
+	called := c.idle.look
+	byPoll := c.idle.state == asleep && !called && !now.Before(c.idle.until)
 	got, late, err := c.take(ctx)
 	switch {
 	case err != nil:
@@ -128,7 +131,10 @@ func (c *control) claim(ctx context.Context) error {
 		}
 		return c.wakeUp(ctx)
 	case c.idle.state == asleep && now.Before(c.idle.until):
-		return c.sleepOn(ctx) // woken for another's job, or too early
+		return c.sleepOn(ctx, called) // woken for another's job, or too early
+	case c.idle.state == asleep && now.Add(c.e.opt.Poll).Before(c.idle.armed):
+		c.idle.until = now.Add(c.e.opt.Poll)
+		return c.sleepOn(ctx, called)
 	default:
 		return c.fallAsleep(ctx)
 	}
@@ -225,14 +231,16 @@ func (c *control) wakeUp(ctx context.Context) error {
 	return nil
 }
 
-// fallAsleep announces that the runner sleeps; where no notification reaches it, it need not say so, and polls.
+// fallAsleep announces that the runner sleeps, for long enough that it need not say so at each poll; where no notification reaches it, it
+// says nothing, and polls.
 func (c *control) fallAsleep(ctx context.Context) error {
-	now := time.Now()
+	now, lasts := time.Now(), max(c.e.opt.Poll, armFor)
 	c.idle = idle{state: asleep, until: now.Add(c.e.opt.Poll)}
 	if !c.wakes() {
-		return c.sleepOn(ctx)
+		return c.sleepOn(ctx, true)
 	}
-	number, err := jobs.Sleep(ctx, c.conn, c.runner, c.e.opt.Poll)
+	c.idle.armed = now.Add(lasts)
+	number, err := jobs.Sleep(ctx, c.conn, c.runner, lasts)
 	if err != nil {
 		return err
 	}
@@ -254,29 +262,34 @@ func (c *control) settle(ctx context.Context) error {
 		return c.wakeUp(ctx)
 	case settled:
 		c.idle.state = asleep
-		return c.sleepOn(ctx)
+		return c.sleepOn(ctx, true)
 	}
 	c.idle.look, c.idle.nextLook = false, time.Now().Add(c.idle.pause)
 	c.idle.pause = min(2*c.idle.pause, 100*time.Millisecond)
 	return nil
 }
 
-// sleepOn sleeps until the next job may run, at most until the announced end.
-func (c *control) sleepOn(ctx context.Context) error {
+// sleepOn sleeps until the next job may run, at most until the poll. It asks for that job again when somebody has called, or when the
+// one it knew of is due.
+func (c *control) sleepOn(ctx context.Context, ask bool) error {
 	c.idle.look = false
-	next, err := jobs.NextRun(ctx, c.conn, c.runner)
-	if err != nil {
-		return err
-	}
-	if next <= 0 { // it became due just now; or, if it is so again, somebody has it locked
-		next = c.idle.locked
-		c.idle.locked = min(2*c.idle.locked+time.Millisecond, 100*time.Millisecond)
-	} else {
-		c.idle.locked = 0
+	now := time.Now()
+	if ask || !now.Before(c.idle.next) {
+		next, err := jobs.NextRun(ctx, c.conn, c.runner)
+		if err != nil {
+			return err
+		}
+		if next <= 0 { // it became due just now; or, if it is so again, somebody has it locked
+			next = c.idle.locked
+			c.idle.locked = min(2*c.idle.locked+time.Millisecond, 100*time.Millisecond)
+		} else {
+			c.idle.locked = 0
+		}
+		c.idle.next = time.Now().Add(min(next, 24*time.Hour))
 	}
 	c.idle.nextLook = c.idle.until
-	if at := time.Now().Add(next); next != jobs.Forever && at.Before(c.idle.until) {
-		c.idle.nextLook = at
+	if c.idle.next.Before(c.idle.until) {
+		c.idle.nextLook = c.idle.next
 	}
 	return nil
 }

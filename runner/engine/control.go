@@ -28,6 +28,7 @@ const (
 	askAgain    = 20 * time.Millisecond // after "somebody has the row locked"
 	troubleWait = 50 * time.Millisecond // after an error of the database, doubled up to
 	troubleMost = 2 * time.Second
+	armFor      = 5 * time.Minute  // a sleep that is announced, at least
 	tickAtLeast = 30 * time.Second // look for due slots that often, whatever was said of the next
 	upkeepEvery = time.Minute      // look whether it is due, for all runners together
 	lookEvery   = 30 * time.Second // for schedules without a done job in time
@@ -57,7 +58,8 @@ type control struct {
 	apartUntil  time.Time // reports and claims
 	heartbeatAt time.Time
 	tickAt      time.Time
-	ticked      bool // in this turn
+	slotAt      time.Time // of the next slot, as last read
+	ticked      bool      // in this turn
 	rescueAt    time.Time
 	upkeepAt    time.Time
 	deadlinesAt time.Time
@@ -210,6 +212,9 @@ func (c *control) tick(ctx context.Context) error {
 	c.ticked = true
 	ctx, end := c.call(ctx)
 	defer end()
+	if time.Now().Before(c.slotAt) { // a look only: another schedule's slot may be nearer now
+		return c.readNextTick(ctx, true)
+	}
 	made, err := jobs.Tick(ctx, c.conn, mostSlots)
 	if err != nil {
 		c.tickAt = time.Now().Add(time.Second)
@@ -219,18 +224,22 @@ func (c *control) tick(ctx context.Context) error {
 	if made > 0 {
 		c.idle.look = true
 	}
-	return c.readNextTick(ctx, made)
+	return c.readNextTick(ctx, made > 0)
 }
 
-func (c *control) readNextTick(ctx context.Context, made int) error {
+// readNextTick sets the time of the next tick. When slots are due that this runner's tick did not take (atOnce false), another clock is at
+// it, or a schedule is broken.
+func (c *control) readNextTick(ctx context.Context, atOnce bool) error {
 	next, err := jobs.NextTick(ctx, c.conn)
 	if err != nil {
 		return err
 	}
-	if next <= 0 && made == 0 { // another clock is at it, or a schedule is broken
+	if next <= 0 && !atOnce {
 		next = time.Second
 	}
-	c.tickAt = time.Now().Add(min(max(next, 0), tickAtLeast))
+	now := time.Now()
+	c.slotAt = now.Add(min(max(next, 0), 24*time.Hour))
+	c.tickAt = now.Add(min(max(next, 0), tickAtLeast))
 	return nil
 }
 
