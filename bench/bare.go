@@ -4,19 +4,19 @@ import (
 	"context"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// bare is the same claim and finish statements in a loop, without an engine: two connections, 500 jobs at a time.
-type bare struct{ pool *pgxpool.Pool }
+// bare is the runner's own claim and finish statements in a loop, without an engine: two connections, a thousand jobs at a time, at which
+// the loop is fastest. As a runner does, each goes on in its lane from where it has been.
+type bare struct{ *ours }
 
-func (*bare) name() string                              { return "bare" }
-func (*bare) hasEngine() bool                           { return false }
-func (*bare) setup(context.Context) error               { return nil }
-func (b *bare) fill(ctx context.Context, n int) error   { return (&ours{pool: b.pool}).fill(ctx, n) }
-func (b *bare) enqueue(context.Context, int64) error    { return nil }
-func (b *bare) empty(ctx context.Context) (bool, error) { return (&ours{pool: b.pool}).empty(ctx) }
+func (*bare) name() string { return "bare" }
+
+const bareBatch = 1000
+
 func (b *bare) work(ctx context.Context, c *counter) (func(), error) {
 	var group sync.WaitGroup
 	for range 2 {
@@ -33,9 +33,12 @@ func (b *bare) work(ctx context.Context, c *counter) (func(), error) {
 // says so: it is sent again with the next batch.
 func (b *bare) drain(ctx context.Context, runner int64, c *counter) {
 	var ids, fences []int64
+	at, id := time.Unix(0, 0), int64(0)
 	for {
 		var newIDs, newFences []int64
-		err := b.pool.QueryRow(ctx, `select array_agg(id), array_agg(fence) from pgtick.claim($1, '{default}', '{noop}', 500)`, runner).Scan(&newIDs, &newFences)
+		err := b.pool.QueryRow(ctx, `select array_agg(id), array_agg(fence), coalesce(max(run_at), $3), coalesce(max(id), $4)
+			from pgtick.claim_lanes($1, '{default}', '{noop}', $2, '{noop}', '{default}', '{5}', array[$3::timestamptz], array[$4::bigint])`,
+			runner, bareBatch, at, id).Scan(&newIDs, &newFences, &at, &id)
 		if err != nil {
 			return
 		}
@@ -62,6 +65,13 @@ func exec(ctx context.Context, pool *pgxpool.Pool, statements ...string) error {
 		}
 	}
 	return nil
+}
+
+// poolOf is another pool of so many connections to the same database.
+func poolOf(ctx context.Context, like *pgxpool.Pool, connections int32) (*pgxpool.Pool, error) {
+	cfg := like.Config()
+	cfg.MaxConns = connections
+	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }

@@ -1,18 +1,16 @@
-// Command bench measures pgtick beside River and the bare SQL, on one private PostgreSQL in one run, and writes out/latest.json.
+// Command bench measures pgtick beside River, graphile-worker, pg-boss and the bare SQL, on one private PostgreSQL in one run, and writes
+// out/latest.json.
 // Every figure is of the whole system: runner, producer and server share this machine's cores.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"slices"
-	"text/tabwriter"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -24,7 +22,17 @@ import (
 type sizes struct {
 	runs      int
 	jobs      int
+	txJobs    int
+	enqueue   int // seconds
+	sustained int // seconds
 	samples   int
+	pinned    int
+	keptRuns  int
+	history   int
+	waiting   int
+	idle      int // seconds
+	memory    int
+	shared    int
 	schedules int
 	backlog   int
 	seconds   int
@@ -35,7 +43,9 @@ type sizes struct {
 type bench struct {
 	server *localpg.Server
 	size   sizes
-	crowd  *crowd // once a figure has asked for it
+	crowd  *crowd   // once a figure has asked for it
+	sides  *contest // likewise
+	bin    string   // the programs that were built, or empty
 }
 
 // part measures figures that share what is dear to set up.
@@ -49,7 +59,23 @@ type spec struct{ name, unit string }
 
 func (b *bench) parts() []part {
 	return []part{
-		{"queue", []spec{{"drain", "jobs/s"}, {"latency_p50", "ms"}, {"latency_p99", "ms"}}, b.queue},
+		{"queue", []spec{{"drain", "jobs/s"}}, b.drain},
+		{"queue", []spec{{"drain_tx", "jobs/s"}}, b.drainTx},
+		{"queue", []spec{{"enqueue", "jobs/s"}}, b.enqueue},
+		{"queue", []spec{{"enqueue_sleeping", "jobs/s"}, {"enqueue_notifications", "notifications"}}, b.enqueueSleeping},
+		{"queue", []spec{{"enqueue_bulk", "jobs/s"}}, b.enqueueBulk},
+		{"queue", []spec{{"latency_p50", "ms"}, {"latency_p99", "ms"}}, b.latency},
+		{"queue", []spec{{"sustained", "jobs/s"}, {"sustained_p99", "ms"}, {"sustained_backlog", "jobs"}}, b.sustained},
+		{"queue", []spec{{"delayed_p50", "ms"}, {"delayed_p99", "ms"}}, b.delayed},
+		{"queue", []spec{{"retried_p99", "ms"}}, b.retried},
+		{"queue_kept", []spec{{"pinned_kept", "%"}}, b.pinned},
+		{"queue_kept", []spec{{"history_kept", "%"}}, b.keptHistory},
+		{"queue_kept", []spec{{"future_kept", "%"}}, b.keptFuture},
+		{"queue_kept", []spec{{"unserved_kept", "%"}}, b.keptUnserved},
+		{"queue_runners", []spec{{"idle_statements", "statements/s"}, {"idle_cpu", "%"}}, b.idle},
+		{"queue_runners", []spec{{"rss", "MiB"}}, b.memory},
+		{"queue_runners", []spec{{"runners_total_1", "jobs/s"}, {"runners_total_2", "jobs/s"}, {"runners_total_4", "jobs/s"}, {"runners_total_8", "jobs/s"},
+			{"runners_share_worst", "%"}}, b.runners},
 		{"schedules", []spec{{"next_slot", "µs"}, {"next_slot_slowest", "µs"}, {"next_slot_shift_day", "µs"}, {"next_slot_worst", "µs"}}, b.nextSlot},
 		{"schedules", []spec{{"slot_lateness_p50", "ms"}, {"slot_lateness_p99", "ms"}, {"job_start_p99", "ms"}}, b.lateness},
 		{"schedules", []spec{{"slot_lateness_busy_p99", "ms"}}, b.busyLateness},
@@ -64,16 +90,27 @@ func (b *bench) parts() []part {
 }
 
 func main() {
+	debug.SetGCPercent(400) // as pgtick work does
 	var size sizes
 	var only string
 	flag.IntVar(&size.runs, "runs", 3, "runs of each figure; the median counts")
 	flag.IntVar(&size.jobs, "jobs", 50000, "jobs in a drain")
+	flag.IntVar(&size.txJobs, "tx-jobs", 10000, "jobs in a drain whose tasks have a transaction each")
+	flag.IntVar(&size.enqueue, "enqueue", 5, "seconds of enqueueing flat out, without a runner")
+	flag.IntVar(&size.sustained, "sustained", 10, "seconds of enqueueing flat out, with a runner")
 	flag.IntVar(&size.samples, "samples", 500, "jobs enqueued one by one for the latency")
+	flag.IntVar(&size.pinned, "pinned", 200000, "jobs drained in ten batches while a transaction stays open")
+	flag.IntVar(&size.keptRuns, "kept-runs", 5, "runs of history_kept, future_kept and unserved_kept")
+	flag.IntVar(&size.history, "history", 5000000, "finished jobs of history_kept")
+	flag.IntVar(&size.waiting, "waiting", 1000000, "jobs of future_kept and unserved_kept that no runner takes")
+	flag.IntVar(&size.idle, "idle", 30, "seconds of watching an idle runner")
+	flag.IntVar(&size.memory, "memory-jobs", 1000000, "jobs of rss")
+	flag.IntVar(&size.shared, "shared-jobs", 100000, "jobs that several runners drain together")
 	flag.IntVar(&size.schedules, "schedules", 100000, "schedules of the tick_… figures, at least 1000; pgtick.schedule makes a tenth of them")
 	flag.IntVar(&size.backlog, "backlog", 200000, "jobs that wait when all schedules become due at once")
 	flag.IntVar(&size.seconds, "seconds", 100, "how long the lateness of slots is watched")
 	flag.IntVar(&size.outage, "outage", 10000, "schedules that an outage of 40 days meets")
-	flag.StringVar(&only, "only", "", "measure only `figures` whose name, or whose group's (queue, schedules), this regular expression matches")
+	flag.StringVar(&only, "only", "", "measure only `figures` whose name, or whose group's (queue, queue_kept, queue_runners, schedules), this regular expression matches")
 	flag.Parse()
 	if err := run(context.Background(), size, only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -92,6 +129,7 @@ func run(ctx context.Context, size sizes, only string) error {
 		return err
 	}
 	defer func() { _ = b.server.Close() }()
+	defer b.close()
 	taken := samples{}
 	for _, p := range wanted {
 		if err := p.measure(ctx, taken); err != nil {
@@ -102,6 +140,15 @@ func run(ctx context.Context, size sizes, only string) error {
 		}
 	}
 	return write(wanted, taken)
+}
+
+func (b *bench) close() {
+	if b.sides != nil {
+		b.sides.close()
+	}
+	if b.bin != "" {
+		_ = os.RemoveAll(b.bin) // it is below the system's temporary folder
+	}
 }
 
 func (b *bench) wanted(only string) ([]part, error) {
@@ -130,83 +177,4 @@ func prepare(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	cfg.MaxConns = 20
 	cfg.ConnConfig.RuntimeParams["application_name"] = "pgtick-bench"
 	return pgxpool.NewWithConfig(ctx, cfg)
-}
-
-// samples are the measured values, by figure and side: pgtick, river, bare. Of each the median counts.
-type samples map[string]map[string][]float64
-
-func (s samples) add(name, side string, value float64) {
-	if s[name] == nil {
-		s[name] = map[string][]float64{}
-	}
-	s[name][side] = append(s[name][side], value)
-}
-
-func (s samples) median(name, side string) float64 {
-	values := slices.Sorted(slices.Values(s[name][side]))
-	if len(values) == 0 {
-		return 0
-	}
-	return values[len(values)/2]
-}
-
-// tell shows, while others are still to come, how far apart the values of a figure lie.
-func (s samples) tell(f spec) {
-	for _, side := range []string{"pgtick", "river", "bare"} {
-		if values := s[f.name][side]; len(values) > 0 {
-			fmt.Fprintf(os.Stderr, "%-26s %-7s %10.2f %s, from %.2f to %.2f in %d\n",
-				f.name, side, s.median(f.name, side), f.unit, slices.Min(values), slices.Max(values), len(values))
-		}
-	}
-}
-
-// figure is one row of the result: the median of each side, and its unit.
-type figure struct {
-	PgTick float64 `json:"pgtick"`
-	River  float64 `json:"river,omitempty"`
-	Bare   float64 `json:"bare,omitempty"`
-	Unit   string  `json:"unit"`
-}
-
-func write(parts []part, taken samples) error {
-	figures := map[string]figure{}
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "figure\tpgtick\triver\tbare\tunit\t")
-	for _, p := range parts {
-		for _, s := range p.figures {
-			f := figure{PgTick: taken.median(s.name, "pgtick"), River: taken.median(s.name, "river"), Bare: taken.median(s.name, "bare"), Unit: s.unit}
-			figures[s.name] = f
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t\n", s.name, shown(f.PgTick), shown(f.River), shown(f.Bare), f.Unit)
-		}
-	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	text, err := json.MarshalIndent(figures, "", "  ")
-	if err != nil {
-		return err
-	}
-	path := filepath.Join("out", "latest.json")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(text, '\n'), 0o644)
-}
-
-func shown(value float64) string {
-	if value == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%.2f", value)
-}
-
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// quantiles of latencies in milliseconds.
-func quantiles(took []time.Duration) (p50, p99 float64) {
-	slices.Sort(took)
-	at := func(q float64) float64 {
-		return milliseconds(took[min(len(took)-1, int(q*float64(len(took))))])
-	}
-	return at(0.50), at(0.99)
 }

@@ -3,23 +3,72 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// peer is one side of the comparison.
+// peer is one side of the comparison: a store of jobs, and how they get there.
 type peer interface {
 	name() string
-	hasEngine() bool
-	setup(ctx context.Context) error
-	fill(ctx context.Context, jobs int) error // enqueue in bulk, into empty tables, analyzed and checkpointed
-	enqueue(ctx context.Context, stamp int64) error
-	work(ctx context.Context, c *counter) (stop func(), err error)
-	empty(ctx context.Context) (bool, error) // no job in the store is uncompleted
+	clear(ctx context.Context) error          // neither jobs nor traces of earlier ones
+	bulk(ctx context.Context, jobs int) error // enqueue from here, in batches of the size that suits it
+	produce(ctx context.Context, l load) (produced, error)
+	left(ctx context.Context) (jobs int, err error) // not completed
 }
 
-// counter is what a task of either side calls in its first line.
+// runner is a peer that works on its jobs, too.
+type runner interface {
+	peer
+	settle(ctx context.Context) error // analyzed and checkpointed
+	work(ctx context.Context, c *counter) (stop func(), err error)
+}
+
+// load is how jobs are enqueued one by one, each in a transaction of its own.
+type load struct {
+	clients int
+	lasts   time.Duration
+	every   time.Duration // of each client; 0: as fast as it can
+	stamped bool          // the job carries the moment before it was enqueued
+}
+
+type produced struct {
+	jobs int
+	took time.Duration
+}
+
+func (p produced) rate() float64 { return float64(p.jobs) / p.took.Seconds() }
+
+// by enqueues from so many goroutines.
+func (l load) by(ctx context.Context, enqueue func(ctx context.Context, stamp int64) error) (produced, error) {
+	var jobs atomic.Int64
+	problems := make([]error, l.clients)
+	var group sync.WaitGroup
+	started := time.Now()
+	for i := range problems {
+		group.Go(func() {
+			for n := 0; time.Since(started) < l.lasts; n++ {
+				time.Sleep(time.Until(started.Add(time.Duration(n) * l.every)))
+				if problems[i] = enqueue(ctx, l.stamp()); problems[i] != nil {
+					return
+				}
+				jobs.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	return produced{int(jobs.Load()), time.Since(started)}, errors.Join(problems...)
+}
+
+func (l load) stamp() int64 {
+	if !l.stamped {
+		return 0
+	}
+	return time.Now().UnixNano()
+}
+
+// counter is what a task of any side calls in its first line.
 type counter struct {
 	done atomic.Int64
 	mu   sync.Mutex
@@ -28,74 +77,58 @@ type counter struct {
 
 func (c *counter) started(stamp int64) {
 	if stamp != 0 {
-		took := time.Duration(time.Now().UnixNano() - stamp)
-		c.mu.Lock()
-		c.took = append(c.took, took)
-		c.mu.Unlock()
+		c.add(1, time.Duration(time.Now().UnixNano()-stamp))
+		return
 	}
 	c.done.Add(1)
 }
 
-// drain is jobs a second from the worker's start until the store holds no uncompleted job.
-func drain(ctx context.Context, p peer, n int) (float64, error) {
-	if err := p.fill(ctx, n); err != nil {
-		return 0, err
+func (c *counter) add(done int, took ...time.Duration) {
+	if len(took) > 0 {
+		c.mu.Lock()
+		c.took = append(c.took, took...)
+		c.mu.Unlock()
 	}
-	var c counter
-	started := time.Now()
-	stop, err := p.work(ctx, &c)
-	if err != nil {
-		return 0, err
-	}
-	err = until(ctx, 5*time.Minute, func() (bool, error) {
-		if c.done.Load() < int64(n) {
-			return false, nil
-		}
-		return p.empty(ctx)
-	})
-	took := time.Since(started)
-	stop()
-	if c.done.Load() != int64(n) {
-		return 0, errors.New("a job ran twice")
-	}
-	return float64(n) / took.Seconds(), err
+	c.done.Add(int64(done))
 }
 
-// latency enqueues one job every 20 ms on an idle queue and measures until the task's first line.
-func latency(ctx context.Context, p peer, n int) (p50, p99 float64, err error) {
-	if err := p.fill(ctx, 0); err != nil {
-		return 0, 0, err
-	}
-	var c counter
-	stop, err := p.work(ctx, &c)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer stop()
-	const warm = 50
-	next := time.NewTicker(20 * time.Millisecond)
-	defer next.Stop()
-	for i := range n + warm {
-		<-next.C
-		stamp := time.Now().UnixNano()
-		if i < warm {
-			stamp = 0
+// seen are the latencies so far.
+func (c *counter) seen() []time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]time.Duration{}, c.took...)
+}
+
+// completed waits until so many jobs have run and none is left, and fails where one ran twice.
+func (c *counter) completed(ctx context.Context, p peer, jobs int) error {
+	err := until(ctx, 5*time.Minute, func() (bool, error) {
+		if c.done.Load() < int64(jobs) {
+			return false, nil
 		}
-		if err := p.enqueue(ctx, stamp); err != nil {
-			return 0, 0, err
-		}
-	}
-	err = until(ctx, time.Minute, func() (bool, error) { return c.done.Load() >= int64(n+warm), nil })
+		left, err := p.left(ctx)
+		return left == 0, err
+	})
 	if err != nil {
-		return 0, 0, err
+		return fmt.Errorf("%d of %d jobs have run: %w", c.done.Load(), jobs, err)
 	}
-	p50, p99 = quantiles(c.took)
-	return p50, p99, nil
+	return nil
+}
+
+// exactly fails where a job ran twice. To be asked when the runner has stopped.
+func (c *counter) exactly(jobs int) error {
+	if ran := c.done.Load(); ran != int64(jobs) {
+		return fmt.Errorf("%d jobs ran %d times", jobs, ran)
+	}
+	return nil
 }
 
 func until(ctx context.Context, limit time.Duration, done func() (bool, error)) error {
+	return untilEvery(ctx, 2*time.Millisecond, limit, done)
+}
+
+func untilEvery(ctx context.Context, pause, limit time.Duration, done func() (bool, error)) error {
 	deadline := time.Now().Add(limit)
-	look := time.NewTicker(2 * time.Millisecond)
+	look := time.NewTicker(pause)
 	defer look.Stop()
 	for {
 		ok, err := done()

@@ -13,9 +13,14 @@ import (
 	"github.com/riverqueue/river/rivermigrate"
 )
 
-// riverPeer is River with the settings at which it was found fastest on two cores: 1,000 workers, a fetch cooldown of 2 ms, 10 connections.
+// riverWorkers were found fastest on two cores, with a fetch cooldown of 2 ms and 10 connections. So they are for tasks that have a
+// transaction each: with 10, 20, 50 or 200 of them River is slower.
+const riverWorkers = 1000
+
+// riverPeer is River with those settings.
 type riverPeer struct {
-	pool     *pgxpool.Pool
+	pool     *pgxpool.Pool // the runner's
+	shared   *pgxpool.Pool // of those who enqueue
 	inserter *river.Client[pgx.Tx]
 }
 
@@ -35,38 +40,40 @@ func (w *riverWorker) Work(_ context.Context, job *river.Job[riverArgs]) error {
 	return nil
 }
 
-func (*riverPeer) name() string    { return "river" }
-func (*riverPeer) hasEngine() bool { return true }
+func (*riverPeer) name() string { return "river" }
 
 func (r *riverPeer) config() *river.Config {
 	return &river.Config{FetchCooldown: 2 * time.Millisecond, FetchPollInterval: time.Second, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
 }
 
-func (r *riverPeer) setup(ctx context.Context) error {
-	own := r.pool.Config()
-	own.MaxConns = 10
-	pool, err := pgxpool.NewWithConfig(ctx, own)
+func newRiver(ctx context.Context, shared *pgxpool.Pool) (*riverPeer, error) {
+	pool, err := poolOf(ctx, shared, 10)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r.pool = pool
-	migrator, err := rivermigrate.New(riverpgxv5.New(pool), nil)
+	r := &riverPeer{pool: pool, shared: shared}
+	migrator, err := rivermigrate.New(riverpgxv5.New(shared), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
-		return err
+		return nil, err
 	}
-	r.inserter, err = river.NewClient(riverpgxv5.New(pool), r.config())
-	return err
+	r.inserter, err = river.NewClient(riverpgxv5.New(shared), r.config())
+	return r, err
 }
 
-func (r *riverPeer) fill(ctx context.Context, n int) error {
-	if err := exec(ctx, r.pool, `truncate river_job`); err != nil {
-		return err
-	}
-	for left := n; left > 0; left -= 10000 {
-		batch := make([]river.InsertManyParams, min(left, 10000))
+func (r *riverPeer) clear(ctx context.Context) error {
+	return exec(ctx, r.shared, `truncate river_job`)
+}
+
+func (r *riverPeer) settle(ctx context.Context) error {
+	return exec(ctx, r.shared, `analyze river_job`, `checkpoint`)
+}
+
+func (r *riverPeer) bulk(ctx context.Context, n int) error {
+	for ; n > 0; n -= 10000 {
+		batch := make([]river.InsertManyParams, min(n, 10000))
 		for i := range batch {
 			batch[i].Args = riverArgs{args{Pad: pad}}
 		}
@@ -74,19 +81,25 @@ func (r *riverPeer) fill(ctx context.Context, n int) error {
 			return err
 		}
 	}
-	return exec(ctx, r.pool, `analyze river_job`, `checkpoint`)
+	return nil
 }
 
-func (r *riverPeer) enqueue(ctx context.Context, stamp int64) error {
-	_, err := r.inserter.Insert(ctx, riverArgs{args{Stamp: stamp, Pad: pad}}, nil)
-	return err
+func (r *riverPeer) produce(ctx context.Context, l load) (produced, error) {
+	return l.by(ctx, func(ctx context.Context, stamp int64) error {
+		_, err := r.inserter.Insert(ctx, riverArgs{args{Stamp: stamp, Pad: pad}}, nil)
+		return err
+	})
 }
 
 func (r *riverPeer) work(ctx context.Context, c *counter) (func(), error) {
+	return r.run(ctx, riverWorkers, &riverWorker{counter: c})
+}
+
+func (r *riverPeer) run(ctx context.Context, most int, worker river.Worker[riverArgs]) (stop func(), err error) {
 	workers := river.NewWorkers()
-	river.AddWorker(workers, &riverWorker{counter: c})
+	river.AddWorker(workers, worker)
 	cfg := r.config()
-	cfg.Queues = map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 1000}}
+	cfg.Queues = map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: most}}
 	cfg.Workers = workers
 	client, err := river.NewClient(riverpgxv5.New(r.pool), cfg)
 	if err != nil {
@@ -98,7 +111,7 @@ func (r *riverPeer) work(ctx context.Context, c *counter) (func(), error) {
 	return func() { _ = client.Stop(context.WithoutCancel(ctx)) }, nil
 }
 
-func (r *riverPeer) empty(ctx context.Context) (empty bool, err error) {
-	err = r.pool.QueryRow(ctx, `select not exists (select from river_job where state in ('available', 'running', 'retryable', 'scheduled'))`).Scan(&empty)
-	return empty, err
+func (r *riverPeer) left(ctx context.Context) (jobs int, err error) {
+	err = r.shared.QueryRow(ctx, `select count(*) from river_job where state in ('available', 'running', 'retryable', 'scheduled')`).Scan(&jobs)
+	return jobs, err
 }
