@@ -32,6 +32,8 @@ create or replace function pgtick.state_of_holder(p_job_id bigint, p_ended_as te
 returns text
 language plpgsql volatile parallel unsafe
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
   v_runner_id bigint;
@@ -75,18 +77,16 @@ returns void
 language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
-declare
-  v_keys pgtick.unique_keys[];
 begin
-  v_keys := array(
-    select k from pgtick.unique_keys as k where k.job_id = any (p_job_ids) order by k.task, k.key for update skip locked);
-  update pgtick.unique_keys as k
-  set ended_as = e.state, until = least(k.until, e.expires_on::timestamp at time zone 'UTC')
-  from unnest(v_keys) as l, unnest(p_job_ids, p_states, p_expires_on) as e(job_id, state, expires_on)
-  where k.task = l.task and k.key = l.key and e.job_id = k.job_id and e.state = any (k.states);
-  delete from pgtick.unique_keys as k
-  using unnest(v_keys) as l, unnest(p_job_ids, p_states) as e(job_id, state)
-  where k.task = l.task and k.key = l.key and e.job_id = k.job_id and e.state <> all (k.states);
+  with ended as materialized (
+    select k.ctid, e.state, e.expires_on, e.state = any (k.states) as holds
+    from unnest(p_job_ids, p_states, p_expires_on) as e(job_id, state, expires_on)
+    cross join lateral (select u.ctid, u.states from pgtick.unique_keys as u where u.job_id = e.job_id for update skip locked) as k
+  ), dated as (
+    update pgtick.unique_keys as k set ended_as = e.state, until = least(k.until, e.expires_on::timestamp at time zone 'UTC')
+    from ended as e where k.ctid = e.ctid and e.holds
+  )
+  delete from pgtick.unique_keys as k using ended as e where k.ctid = e.ctid and not e.holds;
 end
 $$;
 comment on function pgtick.settle_keys(bigint[], text[], date[]) is 'Free the unique keys of jobs that have ended, or say until when they are held on. Never waits for a lock.';

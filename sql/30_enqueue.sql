@@ -11,6 +11,7 @@ returns void
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
@@ -138,6 +139,8 @@ create or replace function pgtick.change_waiting(p_job_id bigint, p_on_conflict 
 returns void
 language plpgsql volatile parallel unsafe
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
   v_queue text;

@@ -48,10 +48,15 @@ end
 $$;
 comment on function pgtick.refuse_runner(bigint) is 'Raise TK002: the runner is unknown, has left or is dead.';
 
+-- lateral … offset 0, here and wherever a list is joined with live_jobs: look each one up, by an index. Left to itself the planner, when it
+-- plans at a moment at which the table is empty, goes through the whole table for each of the list, and does so ever after.
 create or replace function pgtick.heartbeat(p_runner_id bigint, p_held bigint[] default null, p_fences bigint[] default null)
 returns table (job_id bigint, fence bigint, reason text)
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -66,13 +71,17 @@ begin
   update pgtick.runner_leases as r
   set lease_until = v_now + r.lease, heartbeat_at = v_now, suspected_at = null,
     deadline_at = case when p_held is not null then coalesce((
-      select min(j.started_at + j.timeout) from unnest(p_held) as h(job_id) join pgtick.live_jobs as j on j.id = h.job_id and j.runner_id = p_runner_id), 'infinity') end
+      select min(j.deadline)
+      from unnest(p_held) as h(job_id)
+      cross join lateral (select l.started_at + l.timeout as deadline from pgtick.live_jobs as l where l.id = h.job_id and l.runner_id = p_runner_id offset 0) as j),
+      'infinity') end
   where r.id = p_runner_id;
   return query
   select h.job_id, h.fence,
     case when j.id is null then 'fenced' when n.cancel_requested_at is not null then 'cancelled' else 'timed_out' end
   from unnest(p_held, p_fences) as h(job_id, fence)
-  left join pgtick.live_jobs as j on j.id = h.job_id and j.fence = h.fence and j.runner_id = p_runner_id
+  left join lateral (
+    select l.* from pgtick.live_jobs as l where l.id = h.job_id and l.fence = h.fence and l.runner_id = p_runner_id offset 0) as j on true
   left join pgtick.job_notes as n on n.job_id = h.job_id and n.cancel_requested_at is not null
   where j.id is null or n.job_id is not null or j.started_at + j.timeout <= v_now;
 end

@@ -10,6 +10,7 @@ set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -22,7 +23,7 @@ begin
     cross join lateral (
       select j.queue, j.priority, j.run_at, j.id from pgtick.live_jobs as j
       where j.task = t.task and j.queue >= v_queues[1]
-      order by j.queue, j.priority, j.run_at, j.id limit 1) as first
+      order by j.queue, j.priority, j.run_at, j.id + 0 limit 1) as first
     union all
     select l.task, next.queue, next.priority, next.run_at, next.id, v_queues[width_bucket(next.queue, v_queues)] = next.queue
     from lane as l
@@ -32,7 +33,7 @@ begin
         and (j.queue, j.priority) > (
           case when l.asked then l.queue else v_queues[width_bucket(l.queue, v_queues) + 1] end,
           case when l.asked then l.priority else -1::smallint end)
-      order by j.queue, j.priority, j.run_at, j.id limit 1) as next
+      order by j.queue, j.priority, j.run_at, j.id + 0 limit 1) as next
   )
   select l.task, l.queue, l.priority, l.run_at, l.id from lane as l where l.asked;
 end
@@ -51,9 +52,8 @@ declare
   v_ctid tid;
 begin
   if exists (
-    select from pgtick.runner_leases as r
-    join pgtick.live_jobs as j on j.id = r.suspect_job_id and j.runner_id = r.id
-    where r.id = p_runner_id)
+    select from pgtick.live_jobs as j
+    where j.id = (select r.suspect_job_id from pgtick.runner_leases as r where r.id = p_runner_id) and j.runner_id = p_runner_id)
   then
     return null;
   end if;
@@ -92,6 +92,7 @@ set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -132,9 +133,9 @@ begin
     cross join lateral (
       select due.run_at, due.id
       from pgtick.live_jobs as due
-      where due.task = l.task and due.queue = l.queue and due.priority = l.priority and (due.run_at, due.id) >= (l.run_at, l.id)
+      where due.task = l.task and due.queue = l.queue and due.priority = l.priority and (due.run_at, due.id + 0) >= (l.run_at, l.id)
         and due.run_at <= v_now and due.runner_id is null and due.losses < 2
-      order by due.run_at, due.id
+      order by due.run_at, due.id + 0
       limit 1) as first;
   else
     select array_agg(l.task), array_agg(l.queue), array_agg(l.priority), array_agg(l.run_at), array_agg(l.id)
@@ -180,9 +181,9 @@ begin
       cross join lateral (
         select due.ctid
         from pgtick.live_jobs as due
-        where due.task = l.task and due.queue = l.queue and due.priority = l.priority and (due.run_at, due.id) >= (l.run_at, l.id)
+        where due.task = l.task and due.queue = l.queue and due.priority = l.priority and (due.run_at, due.id + 0) >= (l.run_at, l.id)
           and due.run_at <= v_now and due.runner_id is null and due.losses < 2
-        order by due.run_at, due.id
+        order by due.run_at, due.id + 0
         limit greatest(v_share / (v_lanes - 1), 1)
         for update skip locked) as picked
       limit v_share);
@@ -193,9 +194,9 @@ begin
     cross join lateral (
       select due.ctid
       from pgtick.live_jobs as due
-      where due.task = l.task and due.queue = l.queue and due.priority = l.priority and (due.run_at, due.id) >= (l.run_at, l.id)
+      where due.task = l.task and due.queue = l.queue and due.priority = l.priority and (due.run_at, due.id + 0) >= (l.run_at, l.id)
         and due.run_at <= v_now and due.runner_id is null and due.losses < 2
-      order by due.run_at, due.id
+      order by due.run_at, due.id + 0
       limit p_n
       for update skip locked) as picked
     limit p_n);
@@ -246,6 +247,7 @@ set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   return (select min(first.run_at)
@@ -254,9 +256,9 @@ begin
     where not exists (select from pgtick.paused_queues as p where p.queue = q.queue))) as l
   cross join lateral (
     select j.run_at from pgtick.live_jobs as j
-    where j.task = l.task and j.queue = l.queue and j.priority = l.priority and (j.run_at, j.id) >= (l.run_at, l.id)
+    where j.task = l.task and j.queue = l.queue and j.priority = l.priority and (j.run_at, j.id + 0) >= (l.run_at, l.id)
       and j.runner_id is null and j.losses < 2 and j.run_at < 'infinity'
-    order by j.run_at, j.id
+    order by j.run_at, j.id + 0
     limit 1) as first
   where r.id = p_runner_id);
 end

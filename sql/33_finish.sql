@@ -57,6 +57,7 @@ set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   v_ids bigint[];
@@ -90,7 +91,8 @@ comment on function pgtick.unblock_overlap(bigint[], timestamptz) is
 -- (Moving it by an UPDATE of a partition key instead fails other sessions' locks with 40001.) The caller has locked the rows, so their ctid
 -- is enough to find them, and stays as it is.
 -- force_generic_plan, here and in whatever runs for each claim and report: to plan an insert into history, with its partitions, takes ten
--- times as long as the insert of one job, and the planner would do so each time, since its guess for an unknown array is a bad one.
+-- times as long as the insert of one job, and the planner would do so each time, since its guess for an unknown array is a bad one. And
+-- jit off: a guess that is far too high would have it compile for a second and a half what runs for ten milliseconds.
 create or replace function pgtick.archive_rows(p_rows tid[], p_ids bigint[], p_states text[], p_results jsonb[], p_errors jsonb[],
   p_keep_fence boolean, p_now timestamptz)
 returns integer
@@ -99,6 +101,7 @@ set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   v_noted constant boolean := exists (
@@ -157,6 +160,8 @@ create or replace function pgtick.archive(p_ids bigint[], p_fences bigint[], p_s
 returns integer
 language plpgsql volatile parallel unsafe
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
   v_rows tid[];
@@ -165,7 +170,7 @@ declare
 begin
   select array_agg(j.ctid), array_agg(o.state), array_agg(o.error) into v_rows, v_states, v_errors
   from unnest(p_ids, p_fences, p_states, p_errors) as o(id, fence, state, error)
-  join pgtick.live_jobs as j on j.id = o.id and j.fence is not distinct from o.fence
+  cross join lateral (select l.ctid from pgtick.live_jobs as l where l.id = o.id and l.fence is not distinct from o.fence offset 0) as j
   where o.state is not null;
   if v_rows is null then return 0; end if;
   return pgtick.archive_rows(v_rows, p_ids, v_states, null, v_errors, false, p_now);
@@ -209,6 +214,7 @@ set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -227,8 +233,8 @@ begin
   v_rows := array(   -- in the order of the report, as long as it holds all of it
     select j.ctid
     from unnest(p_job_ids, p_fences) as o(id, fence)
-    join pgtick.live_jobs as j on j.id = o.id and j.fence = o.fence and j.runner_id = p_runner_id
-    for update of j skip locked);
+    cross join lateral (
+      select l.ctid from pgtick.live_jobs as l where l.id = o.id and l.fence = o.fence and l.runner_id = p_runner_id for update skip locked) as j);
   v_now := pgtick.now();
   if cardinality(v_rows) < cardinality(p_job_ids) or p_outcomes && '{error,snoozed,released}' then
     -- Which of them end here: all but errors with attempts left, snoozed and released ones, and of these too what somebody has cancelled.
@@ -243,8 +249,8 @@ begin
         when exists (select from pgtick.job_notes as n where n.job_id = j.id and n.cancel_requested_at is not null) then 'cancelled'
         when o.outcome = 'error' and j.attempt - j.uncounted >= j.max_attempts then 'failed' end as state
       from unnest(p_job_ids, p_fences, p_outcomes, p_results, p_errors, p_retry_at) as o(id, fence, outcome, result, error, retry_at)
-      join pgtick.live_jobs as j on j.id = o.id and j.fence = o.fence and j.runner_id = p_runner_id
-      for update of j skip locked) as x;
+      cross join lateral (
+        select l.ctid, l.* from pgtick.live_jobs as l where l.id = o.id and l.fence = o.fence and l.runner_id = p_runner_id for update skip locked) as j) as x;
   end if;
   if cardinality(v_rows) > 0 then
     v_ended := pgtick.archive_rows(v_rows, p_job_ids, v_states, v_results, v_errors, true, v_now);
@@ -260,7 +266,7 @@ begin
       when j.runner_id is distinct from p_runner_id then false
     end                                            -- still claimed: somebody has the row locked
     from unnest(p_job_ids, p_fences) with ordinality as o(id, fence, place)
-    left join pgtick.live_jobs as j on j.id = o.id and j.fence = o.fence
+    left join lateral (select l.* from pgtick.live_jobs as l where l.id = o.id and l.fence = o.fence offset 0) as j on true
     order by o.place;
     perform pgtick.count_refused(p_runner_id, p_job_ids, p_fences);
   end if;
@@ -274,12 +280,14 @@ create or replace function pgtick.count_refused(p_runner_id bigint, p_job_ids bi
 returns void
 language sql volatile parallel unsafe
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
   update pgtick.runner_leases as r set refused = r.refused + x.refused
   from (
     select count(*) as refused
     from unnest(p_job_ids, p_fences) as o(id, fence)
-    left join pgtick.live_jobs as j on j.id = o.id and j.fence = o.fence
+    left join lateral (select l.* from pgtick.live_jobs as l where l.id = o.id and l.fence = o.fence offset 0) as j on true
     where case when j.id is null then not exists (select from pgtick.history as h where h.id = o.id and h.fence = o.fence)
       else j.runner_id is distinct from p_runner_id and j.runner_id is not null end) as x
   where x.refused > 0 and r.id = (select l.id from pgtick.runner_leases as l where l.id = p_runner_id for no key update skip locked)
@@ -295,6 +303,7 @@ set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   v_queues text[];
@@ -342,6 +351,8 @@ create or replace function pgtick.check_claim(p_job_id bigint, p_fence bigint)
 returns void
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
   v_runner_id bigint;
@@ -362,6 +373,8 @@ create or replace function pgtick.finish_in_transaction(p_job_id bigint, p_fence
 returns void
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 begin
   perform pgtick.check_claim(p_job_id, p_fence);
@@ -376,6 +389,8 @@ create or replace function pgtick.progress(p_job_id bigint, p_fence bigint, p_do
 returns void
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 begin
   if p_done is null or p_done not between 0 and 1 then perform pgtick.invalid('done', p_done::text, 'the share done, from 0 to 1'); end if;
@@ -392,6 +407,8 @@ create or replace function pgtick.checkpoint(p_job_id bigint, p_fence bigint, p_
 returns void
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 begin
   if octet_length(p_state::text) > 65536 then

@@ -23,6 +23,7 @@ create or replace function pgtick.rescue()
 returns integer
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
+set jit = off
 as $$
 declare
   v_now timestamptz := pgtick.now();

@@ -17,6 +17,8 @@ create or replace function pgtick.stop_job(p_job_id bigint, p_why text, p_by tex
 returns text
 language plpgsql volatile parallel unsafe
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
   v_job pgtick.live_jobs;
@@ -84,6 +86,8 @@ create or replace function pgtick.hasten(p_job_id bigint)
 returns boolean
 language plpgsql volatile parallel unsafe
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
   v_now constant timestamptz := pgtick.now();
@@ -150,6 +154,8 @@ create or replace function pgtick.retry_with(p_job_id bigint, p_args jsonb, p_re
 returns text
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
   v_state text;

@@ -77,6 +77,8 @@ create or replace function pgtick.stop_jobs(p_ids bigint[], p_why text, p_by tex
 returns integer
 language plpgsql volatile parallel unsafe
 set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
   v_ids bigint[];

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -218,4 +219,26 @@ func TestRegister_BadInput_IsRefused(t *testing.T) {
 	for _, edge := range []string{"1 second", "1 hour"} {
 		exec(t, db.Pool, "select pgtick.register('r', '{default,default}', '{}', $1)", edge)
 	}
+}
+
+// A session keeps its plans. One that was made while the table was empty, when all ways cost the same, must not go through an index from
+// end to end for each job that it looks up later.
+func TestLookups_PlannedWhileTheTableWasEmpty_StayLookups(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := session(t, db)
+	exec(t, conn, "vacuum analyze pgtick.live_jobs")
+	r := register(t, db, "r", "echo")
+	for range 8 { // then a plan is kept for good
+		exec(t, conn, "select pgtick.heartbeat($1, '{1,2}', '{1,1}')", r.id)
+		exec(t, conn, "select pgtick.finish($1, '{1,2}', '{1,1}', '{done,error}')", r.id)
+		exec(t, conn, "select pgtick.claim($1, '{default}', '{echo}', 10)", r.id)
+		refused(t, conn, "TK001", "select pgtick.check_claim(1, 1)")
+	}
+	enqueue(t, db, "echo", 20000)
+	exec(t, conn, "create temp table held as select id, fence from pgtick.claim($1, '{default}', '{echo}', 1000)", r.id)
+	const ids, fences = "(select array_agg(id order by id) from held)", "(select array_agg(fence order by id) from held)"
+	require.Less(t, pagesOf(t, conn, fmt.Sprintf("select count(*) from pgtick.heartbeat(%d, %s, %s)", r.id, ids, fences)), 20000)
+	require.Less(t, pagesOf(t, conn, fmt.Sprintf("select count(*) from pgtick.finish(%d, %s, %s, array_fill('error'::text, array[1000]))", r.id, ids, fences)), 40000)
+	require.Less(t, pagesOf(t, conn, "select count(*) from held as h, lateral (select pgtick.cancel(h.id)) as c where h.id % 100 = 0"), 10000)
 }
