@@ -90,7 +90,7 @@ func (b *bench) parts() []part {
 }
 
 func main() {
-	debug.SetGCPercent(400) // as pgtick work does
+	debug.SetGCPercent(200) // as pgtick work does
 	var size sizes
 	var only string
 	flag.IntVar(&size.runs, "runs", 3, "runs of each figure; the median counts")

@@ -40,8 +40,8 @@ an attempt, and exit 0. A second signal ends the process at once; its jobs go ba
 }
 
 // What a runner holds is small, and what passes through it is not: with Go's default a busy one spends a tenth of its time collecting
-// garbage, with this a fiftieth, for some 15 MiB. GOGC in the environment goes before it.
-const gcPercent = 400
+// garbage, with this half of that, for some 8 MiB. GOGC in the environment goes before it.
+const gcPercent = 200
 
 // work runs an engine and its HTTP server until ctx ends.
 func work(ctx context.Context, cfg config.Config, registry *tasks.Registry, log *logrus.Logger) error {
