@@ -227,8 +227,14 @@ func TestLookups_PlannedWhileTheTableWasEmpty_StayLookups(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := session(t, db)
-	exec(t, conn, "vacuum analyze pgtick.live_jobs")
 	r := register(t, db, "r", "echo")
+	for range 4 { // the indexes have had many rows, and have none now
+		enqueue(t, db, "echo", 10000)
+		exec(t, conn, "create temp table done as select id, fence from pgtick.claim($1, '{default}', '{echo}', 10000)", r.id)
+		exec(t, conn, "select pgtick.finish($1, (select array_agg(id) from done), (select array_agg(fence) from done), array_fill('done'::text, array[10000]))", r.id)
+		exec(t, conn, "drop table done")
+	}
+	exec(t, conn, "vacuum analyze pgtick.live_jobs")
 	for range 8 { // then a plan is kept for good
 		exec(t, conn, "select pgtick.heartbeat($1, '{1,2}', '{1,1}')", r.id)
 		exec(t, conn, "select pgtick.finish($1, '{1,2}', '{1,1}', '{done,error}')", r.id)
