@@ -103,8 +103,12 @@ func (c *control) giveBackStuck(now time.Time) {
 	if oldest == nil || now.Sub(oldest.claimedAt) < stuckAfter {
 		return
 	}
-	for _, a := range c.e.backlog.takeBack(c.speed.in(stuckAfter, now)) {
+	back := c.e.backlog.takeBack(c.speed.in(stuckAfter, now))
+	for _, a := range back {
 		c.pending = append(c.pending, c.e.notStarted(a, tasks.ErrShutdown))
+	}
+	if len(back) > 0 {
+		c.e.log.WithField("state", "released").Infof("gave back %d claims that no worker was free to begin", len(back))
 	}
 }
 

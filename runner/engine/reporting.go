@@ -222,17 +222,20 @@ func (c *control) over(r report, outcome string) {
 		c.marks.forget()
 	}
 	c.e.opt.Observer.Finished(a.claim.Task, a.claim.Queue, outcome, a.claim.Waited, r.ran)
-	if outcome == "done" && !c.e.opt.Log.IsLevelEnabled(logrus.DebugLevel) {
+	unstarted := outcome == "released" && r.outcome.Error == nil
+	if (outcome == "done" || unstarted) && !c.e.opt.Log.IsLevelEnabled(logrus.DebugLevel) {
 		return
 	}
 	entry := c.e.log.WithFields(fields(a)).WithFields(logrus.Fields{"state": outcome, "elapsed_ms": r.ran.Milliseconds()})
 	if r.outcome.Error != nil {
 		entry = entry.WithField("error", string(r.outcome.Error))
 	}
-	switch outcome {
-	case "done":
+	switch {
+	case outcome == "done":
 		entry.Debug("attempt finished")
-	case "error", "failed":
+	case unstarted:
+		entry.Debug("claim given back, not started")
+	case outcome == "error" || outcome == "failed":
 		entry.Warn("attempt failed")
 	default:
 		entry.Info("attempt ended")
