@@ -71,7 +71,7 @@ end
 $$;
 comment on function pgtick.take_key(text, text, bigint, text[], timestamptz, timestamptz) is 'Take a unique key for a job and return its id, or the id of the job that holds it.';
 
--- Called by archive(), which has moved the jobs.
+-- Called by archive_rows(), which has moved the jobs.
 create or replace function pgtick.settle_keys(p_job_ids bigint[], p_states text[], p_expires_on date[])
 returns void
 language plpgsql volatile parallel unsafe

@@ -74,8 +74,7 @@ comment on function pgtick.claim_suspect(bigint, text[], text[], timestamptz) is
 -- Two runners never get the same job: rows are locked as they are picked, and locked ones are passed over.
 -- array(...) on purpose: a join with the picked rows made the planner's claim three to eleven times slower, and depend on statistics.
 -- So may a plan made while the table was empty; therefore no scan but by index. What is picked is locked, so its ctid stays as it is, and
--- the update goes by that. The runner's row is locked first, with a lock that makes
--- rescue() pass it over; the clock is read after that.
+-- the update goes by that. The runner's row is locked first, with a lock that makes rescue() pass it over; the clock is read after that.
 -- Who comes first: lanes by their priority, those of one priority in turn. But a tenth of each claim is shared out among all lanes but the
 -- first, whatever their priority (of claims too small for that, every tenth is), so that no flood starves another lane. Whose turn it is
 -- is drawn from fence and runner: by the fence alone, two runners that claim one after the other would each always have the same turn.

@@ -162,16 +162,18 @@ func (c *control) take(ctx context.Context) (got int, late time.Duration, err er
 	want := c.want(began)
 	claims, err := jobs.TakeClaims(ctx, c.conn, want)
 	if err != nil {
-		if !errors.Is(err, jobs.ErrLeaseRunOut) && !errors.Is(err, jobs.ErrRunnerGone) {
-			c.answerLost()
-		}
+		c.claimFailed(err)
 		return 0, 0, err
 	}
 	return len(claims), c.given(claims, want, began), nil
 }
 
-// answerLost: the claim may be good although its answer did not come.
-func (c *control) answerLost() {
+// claimFailed: unless the claim was refused for what the runner is, it may be good although its answer did not come. An error of the server
+// is no proof of the contrary: a session that is ended between its commit and the end of its answer leaves one, too.
+func (c *control) claimFailed(err error) {
+	if errors.Is(err, jobs.ErrLeaseRunOut) || errors.Is(err, jobs.ErrRunnerGone) {
+		return
+	}
 	now := time.Now()
 	c.reconcileAt = []time.Time{now, now.Add(c.e.opt.Lease)}
 }
@@ -207,13 +209,13 @@ func (c *control) exchange(ctx context.Context, batch []report) (again []report,
 	began := time.Now()
 	want := c.want(began)
 	refused, claims, err := jobs.FinishAndClaim(ctx, c.conn, outcomesOf(batch), want)
-	if refusal := new(pgconn.PgError); errors.As(err, &refusal) {
+	if err != nil {
+		c.claimFailed(err)
+		if refusal := new(pgconn.PgError); !errors.As(err, &refusal) {
+			return nil, err
+		}
 		c.apartUntil = began.Add(troubleMost)
 		return batch, nil
-	}
-	if err != nil {
-		c.answerLost()
-		return nil, err
 	}
 	again = c.settleReports(batch, refused)
 	c.given(claims, want, began)
