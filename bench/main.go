@@ -105,7 +105,7 @@ func main() {
 	flag.IntVar(&size.waiting, "waiting", 1000000, "jobs of future_kept and unserved_kept that no runner takes")
 	flag.IntVar(&size.idle, "idle", 30, "seconds of watching an idle runner")
 	flag.IntVar(&size.memory, "memory-jobs", 1000000, "jobs of rss")
-	flag.IntVar(&size.shared, "shared-jobs", 100000, "jobs that several runners drain together")
+	flag.IntVar(&size.shared, "shared-jobs", 400000, "jobs that several runners drain together")
 	flag.IntVar(&size.schedules, "schedules", 100000, "schedules of the tick_… figures, at least 1000; pgtick.schedule makes a tenth of them")
 	flag.IntVar(&size.backlog, "backlog", 200000, "jobs that wait when all schedules become due at once")
 	flag.IntVar(&size.seconds, "seconds", 100, "how long the lateness of slots is watched")

@@ -28,10 +28,11 @@ const (
 	askAgain    = 20 * time.Millisecond // after "somebody has the row locked"
 	troubleWait = 50 * time.Millisecond // after an error of the database, doubled up to
 	troubleMost = 2 * time.Second
-	armFor      = 5 * time.Minute  // a sleep that is announced, at least
-	tickAtLeast = 30 * time.Second // look for due slots that often, whatever was said of the next
-	upkeepEvery = time.Minute      // look whether it is due, for all runners together
-	lookEvery   = 30 * time.Second // for schedules without a done job in time
+	armFor      = 5 * time.Minute // a sleep that is announced, at least
+	tickAtLeast = time.Minute     // look for due slots that often, whatever was said of the next; without notifications, at each poll
+	upkeepEvery = time.Minute     // look whether it is due, for all runners together
+	lookEvery   = time.Minute     // for schedules without a done job in time
+	settleIn    = time.Second     // the first look for what others left can wait until the first jobs run
 )
 
 // control is the one goroutine that owns the control connection. Only it touches these fields.
@@ -69,7 +70,8 @@ type control struct {
 
 func newControl(e *Engine) *control {
 	now := time.Now()
-	return &control{e: e, batches: make(chan asideBatch, mostAside), answers: make(chan answer, mostAside), tickAt: now, rescueAt: now, upkeepAt: now, deadlinesAt: now, idle: idle{look: true}}
+	later := now.Add(settleIn)
+	return &control{e: e, batches: make(chan asideBatch, mostAside), answers: make(chan answer, mostAside), tickAt: now, rescueAt: later, upkeepAt: later, deadlinesAt: later, idle: idle{look: true}}
 }
 
 // start makes the first contact; its errors end the engine.
@@ -237,9 +239,12 @@ func (c *control) readNextTick(ctx context.Context, atOnce bool) error {
 	if next <= 0 && !atOnce {
 		next = time.Second
 	}
-	now := time.Now()
+	now, atLeast := time.Now(), tickAtLeast
+	if !c.wakes() {
+		atLeast = c.e.opt.Poll // nobody says that a schedule has changed
+	}
 	c.slotAt = now.Add(min(max(next, 0), 24*time.Hour))
-	c.tickAt = now.Add(min(max(next, 0), tickAtLeast))
+	c.tickAt = now.Add(min(max(next, 0), atLeast))
 	return nil
 }
 

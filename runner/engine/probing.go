@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	probeEvery = 30 * time.Second
+	probeEvery = time.Minute
 	probeWait  = 3 * time.Second
 )
 
