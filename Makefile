@@ -1,7 +1,7 @@
 # Bare "make" prints the targets. None touches a database it did not start, nor writes outside the checkout, but for Debian packages that
 # .ci/prepare says it installs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint db db-stop bench proof test-versions prepare
+.PHONY: help demo test build lint db db-stop bench proof ledger-proof ledger-mutants test-versions prepare
 SHELL := /bin/sh
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -53,6 +53,14 @@ bench: ## Measure: a table, and bench/out/latest.json
 proof: ## Hold 10,000 random cron expressions against walking the minutes, and other crons (PGTICK_SEED=n: the same again)
 	@.ci/prepare test
 	PGTICK_PROOF=full go test -count=1 -timeout 2h -v -run '^TestSlots_' ./tests/schedules/
+
+ledger-proof: ## Hold the credit ledger against its model: 3,000,000 random operations, eight sessions at once, kills (PGTICK_SEED=n: the same calls again)
+	@.ci/prepare test
+	PGTICK_PROOF=full go test -count=1 -timeout 6h -v ./tests/credits_model/
+
+ledger-mutants: ## Break the ledger's SQL in one place at a time, and see that its tests notice: a score, and what they missed (hours; goes on where it was ended)
+	@.ci/prepare test
+	go run ./tests/credits_model/mutants
 
 test-versions: ## Run every test on PostgreSQL 17 and 18 from npm, without pg_cron (VERSIONS="18": on that one)
 	@.ci/prepare test

@@ -217,6 +217,7 @@ begin
   v_new.parsed := pgtick.parse_cron(p_cron);
   perform pgtick.check_time_zone(p_time_zone);
   perform pgtick.refuse_job(p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout);
+  if p_task = 'sql' then perform pgtick.check_function_call(p_args); end if;
   perform pgtick.refuse_policies(p_on_missed, p_catch_up_limit, p_catch_up_window, p_on_overlap, p_on_gap, p_on_fold, p_jitter, p_starts_at,
     p_ends_at, p_must_finish_within);
   if pgtick.next_slot(v_new.parsed, p_time_zone, greatest(pgtick.now(), p_starts_at), p_on_gap, p_on_fold) is null then

@@ -78,9 +78,10 @@ begin
   -- Nearly every job is plainly within the limits, and a call costs as much as the insert's own work; refuse_job decides about the rest.
   if (length(p_task) between 1 and 100 and length(p_queue) between 1 and 100 and (p_task || p_queue) ~ '^[[:graph:]]+$' and p_priority between 0 and 9
     and p_max_attempts between 1 and 100 and p_timeout between interval '1 ms' and interval '1 day'
-    and jsonb_typeof(p_args) = 'object' and octet_length(p_args::text) <= 60000) is not true
+    and jsonb_typeof(p_args) = 'object' and octet_length(p_args::text) <= 60000 and p_task <> 'sql') is not true
   then
     perform pgtick.refuse_job(p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout);
+    if p_task = 'sql' then perform pgtick.check_function_call(p_args); end if;
   end if;
   if p_run_at is not null then perform pgtick.refuse_run_at(p_run_at); end if;
   if p_retry_policy is not null then perform pgtick.check_retry_policy(p_retry_policy); end if;
@@ -180,6 +181,7 @@ begin
   select a.args into v_wrong from unnest(p_args) as a(args)
   where a.args is null or jsonb_typeof(a.args) <> 'object' or octet_length(a.args::text) > 65536 limit 1;
   if found then perform pgtick.refuse_job(p_task, v_wrong, p_queue, p_priority, p_max_attempts, p_timeout); end if;
+  if p_task = 'sql' then perform pgtick.check_function_call(a.args) from unnest(p_args) as a(args); end if;
   if p_unique_keys is null and p_unique_for is null then
     return query
     insert into pgtick.live_jobs (task, queue, priority, run_at, max_attempts, timeout, args, owner_id, retry_policy, created_at)

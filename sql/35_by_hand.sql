@@ -165,6 +165,7 @@ begin
   v_state := pgtick.retry(p_job_id);   -- locks the live row, which waits
   select j.args into v_before from pgtick.live_jobs as j where j.id = p_job_id;
   perform pgtick.refuse_job(j.task, p_args, j.queue, j.priority, j.max_attempts, j.timeout) from pgtick.live_jobs as j where j.id = p_job_id;
+  perform pgtick.check_function_call(p_args) from pgtick.live_jobs as j where j.id = p_job_id and j.task = 'sql';
   update pgtick.live_jobs as j set args = p_args where j.id = p_job_id;
   perform pgtick.note_action('retry_with', p_job_id::text, jsonb_build_object('reason', left(p_reason, 1000), 'before', v_before, 'after', p_args));
   return v_state;

@@ -76,13 +76,24 @@ end
 $$;
 comment on function credits.unknown_account(uuid) is 'Raise TK102.';
 
+create or replace function credits.too_few(p_needed bigint, p_available bigint)
+returns text
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  return format('not enough credits: %s needed, %s available', p_needed, p_available);
+end
+$$;
+comment on function credits.too_few(bigint, bigint) is 'What is said when credits do not suffice.';
+
 create or replace function credits.insufficient(p_needed bigint, p_available bigint)
 returns void
 language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-  raise exception using errcode = 'TK101', message = format('not enough credits: %s needed, %s available', p_needed, p_available),
+  raise exception using errcode = 'TK101', message = credits.too_few(p_needed, p_available),
     detail = pg_catalog.json_build_object('needed', p_needed, 'available', p_available)::text,
     hint = 'Grant credits to the account, or ask for less.';
 end
@@ -136,3 +147,33 @@ begin
 end
 $$;
 comment on function credits.entry_hash(bytea, credits.transactions) is 'The hash of an entry that follows the one whose hash is p_previous (empty for the first).';
+
+-- Windows over the entries of accounts, where many are booked at once.
+
+create or replace function credits.spend_step(p_left bigint, p_available bigint, p_amount bigint, p_held bigint)
+returns bigint
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  p_left := coalesce(p_left, p_available);
+  return case when p_amount <= p_left and (p_amount >= 0 or -p_amount <= 9223372036854775807 - p_held - p_left) then p_left - p_amount else p_left end;
+end
+$$;
+comment on function credits.spend_step(bigint, bigint, bigint, bigint) is 'The step of credits.spend.';
+create or replace aggregate credits.spend(bigint, bigint, bigint) (sfunc = credits.spend_step, stype = bigint);
+comment on aggregate credits.spend(bigint, bigint, bigint) is
+  'As a window in order: what is left of the first row''s p_available after each p_amount that fits (a negative one adds, as far as balance, p_held included, can hold it); one that does not fit changes nothing.';
+
+create or replace function credits.chain_step(p_hash bytea, p_head bytea, p_entry bytea)
+returns bytea
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  return sha256(coalesce(p_hash, p_head) || p_entry);
+end
+$$;
+comment on function credits.chain_step(bytea, bytea, bytea) is 'The step of credits.chain.';
+create or replace aggregate credits.chain(bytea, bytea) (sfunc = credits.chain_step, stype = bytea);
+comment on aggregate credits.chain(bytea, bytea) is 'As a window in order: the hash of each entry (see sql/50_credits_base.sql), from that of the account''s head and record_send() of the entries.';

@@ -16,6 +16,31 @@ end
 $$;
 comment on function credits.refuse() is 'Trigger that raises TK110; its argument is the rule.';
 
+-- One change of an entry that has ended is lawful: the owner's redact() blanks its texts, once.
+create or replace function credits.refuse_change()
+returns trigger
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_blank credits.transactions := old;
+begin
+  v_blank.description := null;
+  v_blank.reference_id := null;
+  v_blank.notes := null;
+  v_blank.redacted_at := new.redacted_at;
+  if old.redacted_at is null and new.redacted_at is not null and old.status <> 'PENDING' and new is not distinct from v_blank
+    and current_user = (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class as c where c.oid = tg_relid)
+  then
+    return null;
+  end if;
+  raise exception using errcode = 'TK110',
+    message = 'update on credits.transactions is refused: an entry changes once, from PENDING to COMPLETED or FAILED, is marked as synced once, and redacted once',
+    hint = 'Book a correcting entry instead; call credits.redact to blank texts.';
+end
+$$;
+comment on function credits.refuse_change() is 'Trigger on a change that is neither the end of a PENDING entry nor the sync mark: raises TK110 unless it is that of credits.redact.';
+
 -- What is wrong with an entry by itself, or null. One expression: each further one costs every charge a microsecond or two.
 create or replace function credits.unlawful(e credits.transactions)
 returns text
@@ -37,13 +62,14 @@ begin
         when 'release' then e.amount = 0 and e.held_amount < 0
         when 'allocation' then e.amount > 0 and e.held_amount = 0
         when 'refund' then e.amount > 0 and e.held_amount = 0
-        when 'adjustment' then e.amount <> 0 and e.held_amount = 0 and e.description is not null
+        when 'adjustment' then e.amount <> 0 and e.held_amount = 0 and num_nonnulls(e.description, e.redacted_at) > 0
         when 'transfer_out' then e.amount < 0 and e.held_amount = 0
         when 'transfer_in' then e.amount > 0 and e.held_amount = 0
       end) is not true then 'its amounts do not fit its type'
     when e.status <> 'COMPLETED' and e.type not in ('deduction', 'addition', 'refund') then 'only a deduction, an addition or a refund can be pending'
     when (e.hold_id is null) <> (e.held_amount = 0) then 'an entry that changes held, and no other, names its hold'
-    when e.related_id is not null and e.type not in ('refund', 'transfer_out', 'transfer_in') then 'only a refund or a transfer names another entry'
+    when e.related_id is not null and e.type not in ('refund', 'adjustment', 'transfer_out', 'transfer_in')
+      or e.related_id is null and e.type in ('transfer_out', 'transfer_in') then 'a refund or an adjustment may name another entry, a transfer names one, and nothing else does'
     when (e.type = 'allocation') <> (e.period is not null) or extract(day from e.period) <> 1
       then 'an allocation, and no other entry, names its month by its first day'
     when (e.idempotency_key is null) <> (e.request_hash is null) or length(e.idempotency_key) not between 1 and 255
@@ -56,17 +82,36 @@ end
 $$;
 comment on function credits.unlawful(credits.transactions) is 'What is wrong with an entry, looked at without its neighbours; null when nothing is.';
 
+-- What charges book is nearly all there is, so it has a path of its own with as few expressions as can be: each is made ready anew in
+-- every transaction. It passes what the other path would pass, and nothing else; what it does not pass goes there.
 create or replace function credits.check_entry()
 returns trigger
 language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 declare
-  v_why text := case
+  v_why text;
+begin
+  if new.type = 'deduction' and new.status = 'COMPLETED' and new.amount < 0 and new.held_amount = 0
+    and num_nonnulls(new.hold_id, new.related_id, new.period, new.redacted_at, new.synced_at, new.notes, new.description, new.reference_id, new.text_hash) = 0
+    and not new.synced_to_supabase and length(new.salt) = 16 and new.final_at >= new.created_at and new.request_hash is not null
+    and length(new.idempotency_key) between 1 and 255
+  then
+    perform from credits.accounts as a
+    join credits.transactions as p on p.user_id = new.user_id and p.seq = new.seq - 1
+    where a.user_id = new.user_id and new.seq between 2 and a.seq
+      and new.balance_after = p.balance_after + new.amount and new.held_after = p.held_after and new.held_after between 0 and new.balance_after
+      and new.hash = sha256(p.hash || record_send(row(new.id, new.user_id, new.seq, 'deduction'::bytea, new.amount, 0::bigint,
+        new.balance_after, new.held_after, null::bigint, null::bigint, null::date, new.created_at, new.final_at, convert_to(new.endpoint, 'UTF8'),
+        convert_to(new.idempotency_key, 'UTF8'), new.request_hash, null::bytea)));
+    if found then
+      return null;
+    end if;
+  end if;
+  v_why := case
     when tg_op = 'INSERT' and (new.status = 'FAILED' or new.synced_to_supabase or new.redacted_at is not null) then 'nothing starts as failed, synced or redacted'
     else credits.unlawful(new)
   end;
-begin
   if v_why is not null then
     raise exception using errcode = 'TK111', message = format('transaction %s is not lawful: %s', new.id, v_why), hint = 'Book through the functions of credits.';
   end if;
@@ -98,10 +143,34 @@ begin
         hint = 'Book through the functions of credits.';
     end if;
   end if;
+  if new.related_id is not null and not credits.fits_related(new) then
+    raise exception using errcode = 'TK111', message = format('transaction %s, a %s, does not fit transaction %s', new.id, new.type, new.related_id),
+      hint = 'Book through the functions of credits.';
+  end if;
   return null;
 end
 $$;
-comment on function credits.check_entry() is 'Trigger: an entry is lawful, its account exists, and a completed one continues the chain and agrees with its hold. Raises TK111, TK102, TK113.';
+comment on function credits.check_entry() is 'Trigger: an entry is lawful, its account exists, and a completed one continues the chain and agrees with its hold and with the entry that it names. Raises TK111, TK102, TK113.';
+
+-- Refunds of one entry come one after the other, since each moves the head of the same account: none misses the one before it.
+create or replace function credits.fits_related(e credits.transactions)
+returns boolean
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+begin
+  return exists (
+    select from credits.transactions as o
+    where o.id = e.related_id and o.status = 'COMPLETED' and case e.type
+      when 'refund' then o.user_id = e.user_id and o.type in ('deduction', 'capture') and o.seq < e.seq
+        and -o.amount >= (select sum(r.amount) from credits.transactions as r where r.related_id = o.id and r.type = 'refund' and r.status = 'COMPLETED')
+      when 'adjustment' then o.user_id = e.user_id and o.seq < e.seq
+      else o.user_id <> e.user_id and o.related_id = e.id and o.amount = -e.amount and o.type = case e.type when 'transfer_in' then 'transfer_out' else 'transfer_in' end
+    end);
+end
+$$;
+comment on function credits.fits_related(credits.transactions) is
+  'Whether a completed entry fits the one that it names: a refund, with all others of it, gives back at most what was taken; an adjustment is of an earlier entry of the same user; the halves of a transfer name each other.';
 
 -- No WHEN: it would be read anew from its stored text in each charge.
 create or replace function credits.check_head()
@@ -110,30 +179,55 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 begin
-  if tg_op = 'INSERT' then
-    if new.seq <> 0 or new.balance <> 0 or new.held <> 0 or new.head_hash <> '' then
-      raise exception using errcode = 'TK112', message = format('the account of user %s does not start empty', new.user_id),
-        hint = 'Call credits.open_account and credits.grant.';
+  if tg_op = 'UPDATE' then
+    perform from credits.transactions as t
+    where t.user_id = new.user_id and t.seq = new.seq and t.balance_after = new.balance and t.held_after = new.held and t.hash = new.head_hash
+      and new.seq > old.seq and new.user_id = old.user_id and new.created_at = old.created_at;
+    if found then
+      return null;
     end if;
-    return null;
-  end if;
-  if new.user_id <> old.user_id or new.created_at <> old.created_at then
-    raise exception using errcode = 'TK110', message = 'update on credits.accounts is refused: an account keeps its user and the time of its opening',
-      hint = 'Open an account for the other user.';
-  end if;
-  if new.seq = old.seq and new.balance = old.balance and new.held = old.held and new.head_hash = old.head_hash then
-    return null;
-  end if;
-  perform from credits.transactions as t
-  where t.user_id = new.user_id and t.seq = new.seq and t.balance_after = new.balance and t.held_after = new.held and t.hash = new.head_hash;
-  if not found or new.seq <= old.seq then
+    if new.user_id <> old.user_id or new.created_at <> old.created_at then
+      raise exception using errcode = 'TK110', message = 'update on credits.accounts is refused: an account keeps its user and the time of its opening',
+        hint = 'Open an account for the other user.';
+    end if;
+    if (new.seq, new.balance, new.held, new.head_hash) = (old.seq, old.balance, old.held, old.head_hash) then
+      return null;
+    end if;
     raise exception using errcode = 'TK112', message = format('the account of user %s would not agree with its last entry', new.user_id),
       hint = 'Book through the functions of credits.';
+  end if;
+  if new.seq <> 0 or new.balance <> 0 or new.held <> 0 or new.head_hash <> '' then
+    raise exception using errcode = 'TK112', message = format('the account of user %s does not start empty', new.user_id),
+      hint = 'Call credits.open_account and credits.grant.';
   end if;
   return null;
 end
 $$;
 comment on function credits.check_head() is 'Trigger: an account starts empty, keeps its user, and is what its last entry says. Raises TK112, TK110.';
+
+create or replace function credits.is_extension(p_old credits.holds, p_new credits.holds, p_table oid)
+returns boolean
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+  v_longer credits.holds := p_old;
+begin
+  v_longer.expires_at := p_new.expires_at;
+  if p_new.expires_at <= p_old.expires_at or p_new.expires_at > v_now + interval '366 days' or p_new is distinct from v_longer
+    or current_user <> (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class as c where c.oid = p_table)
+  then
+    return false;
+  end if;
+  if p_old.expires_at <= v_now then
+    raise exception using errcode = 'TK104', message = format('hold %s expired at %s', p_old.id, p_old.expires_at), hint = 'Open another hold.';
+  end if;
+  return true;
+end
+$$;
+comment on function credits.is_extension(credits.holds, credits.holds, oid) is
+  'Whether a change of an open hold is that of credits.extend: it lasts longer, at most a year from now, and the owner of the table does it. Raises TK104 when it has expired.';
 
 create or replace function credits.check_hold()
 returns trigger
@@ -144,6 +238,9 @@ declare
   v_now timestamptz;
 begin
   if tg_op = 'UPDATE' then
+    if old.status = 'open' and new.status = 'open' and credits.is_extension(old, new, tg_relid) then
+      return null;
+    end if;
     if old.status <> 'open' or new.status = 'open'
       or (new.id, new.user_id, new.amount, new.opened_seq, new.created_at, new.expires_at)
         <> (old.id, old.user_id, old.amount, old.opened_seq, old.created_at, old.expires_at) then
@@ -177,7 +274,7 @@ create or replace trigger transactions_entry_insert after insert on credits.tran
   for each row execute function credits.check_entry();
 create or replace trigger transactions_entry_update after update on credits.transactions
   for each row when (old.status = 'PENDING') execute function credits.check_entry();
--- What may change: PENDING to COMPLETED or FAILED, with what that sets; and the sync mark of a completed entry, once.
+-- What may change: PENDING to COMPLETED or FAILED, with what that sets; the sync mark of a completed entry, once; and what redact() does.
 create or replace trigger transactions_immutable after update on credits.transactions
   for each row when (
     (new.id, new.user_id, new.type, new.amount, new.held_amount, new.created_at, new.salt) is distinct from
@@ -192,7 +289,7 @@ create or replace trigger transactions_immutable after update on credits.transac
           (old.status, old.seq, old.balance_after, old.held_after, old.final_at, old.notes, old.text_hash, old.hash)
       else true
     end)
-  execute function credits.refuse('an entry changes once, from PENDING to COMPLETED or FAILED, and is marked as synced once');
+  execute function credits.refuse_change();
 create or replace trigger transactions_kept before delete or truncate on credits.transactions
   for each statement execute function credits.refuse('entries are kept');
 

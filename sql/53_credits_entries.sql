@@ -4,7 +4,7 @@
 create or replace function credits.next_entry(
   p_account credits.accounts, p_type text, p_amount bigint, p_now timestamptz, p_held_amount bigint default 0, p_hold_id bigint default null,
   p_idempotency_key text default null, p_request bytea default null, p_endpoint text default null, p_description text default null,
-  p_reference_id text default null, p_notes text default null, p_related_id bigint default null)
+  p_reference_id text default null, p_notes text default null, p_related_id bigint default null, p_id bigint default null)
 returns credits.transactions
 language plpgsql volatile parallel unsafe
 set search_path = ''
@@ -15,7 +15,7 @@ begin
   if p_amount > 9223372036854775807 - p_account.balance then
     perform credits.invalid('amount', p_amount::text, format('with the balance of %s it is beyond what a balance can hold', p_account.balance));
   end if;
-  e.id := nextval('credits.transactions_id_seq');
+  e.id := coalesce(p_id, nextval('credits.transactions_id_seq'));
   e.user_id := p_account.user_id;
   e.seq := p_account.seq + 1;
   e.amount := p_amount;
@@ -41,8 +41,8 @@ begin
   return e;
 end
 $$;
-comment on function credits.next_entry(credits.accounts, text, bigint, timestamptz, bigint, bigint, text, bytea, text, text, text, text, bigint) is
-  'The next entry of a locked account, complete but not written. Raises TK100 when the balance would be beyond bigint.';
+comment on function credits.next_entry(credits.accounts, text, bigint, timestamptz, bigint, bigint, text, bytea, text, text, text, text, bigint, bigint) is
+  'The next entry of a locked account, complete but not written; its id is p_id, or a new one. Raises TK100 when the balance would be beyond bigint.';
 
 -- Locks the account, answers a known key with its first entry, then writes the entry and the account's head in one statement.
 -- Credits of holds that have expired but are not cleaned up yet are released there and then, when they are needed.
@@ -69,10 +69,7 @@ begin
   end if;
   e := credits.next_entry(v_account, p_type, p_amount, v_now, p_idempotency_key => p_idempotency_key, p_request => p_request,
     p_endpoint => p_endpoint, p_description => p_description, p_reference_id => p_reference_id);
-  with moved as (
-    update credits.accounts as a set balance = e.balance_after, held = e.held_after, seq = e.seq, head_hash = e.hash where a.user_id = p_user_id
-  )
-  insert into credits.transactions overriding system value values (e.*);
+  perform credits.write_entry(e);
   return e.id;
 end
 $$;
@@ -152,41 +149,33 @@ declare
   v_request_hash bytea;
   v_text_hash bytea;
 begin
-  if p_amount is null and p_endpoint is null then
-    perform credits.invalid('amount', null, 'either the amount or the endpoint says what to charge');
-  end if;
-  if p_user_id is null or length(p_idempotency_key) between 1 and 255 is not true or p_description is not null or p_reference_id is not null
-    or p_endpoint is not null then
-    perform credits.check_request(p_user_id, p_idempotency_key, p_description, p_reference_id, p_endpoint);
-  end if;
-  if p_amount is not null and p_amount <= 0 then
-    perform credits.check_amount(p_amount);
+  -- Each expression costs every charge a microsecond or two, so that what is plainly right is found so by one.
+  if (p_amount > 0 and p_user_id is not null and length(p_idempotency_key) between 1 and 255
+    and num_nonnulls(p_endpoint, p_description, p_reference_id) = 0) is not true
+  then
+    perform credits.check_charge(p_user_id, p_amount, p_idempotency_key, p_endpoint, p_description, p_reference_id);
+    if p_amount is null then
+      v_amount := (select r.credits_per_request from credits.usage_rates as r where r.endpoint = p_endpoint and r.is_active);
+    end if;
   end if;
   v_request := record_send(row('charge'::bytea, p_user_id, p_amount, convert_to(p_endpoint, 'UTF8'), convert_to(p_description, 'UTF8'),
     convert_to(p_reference_id, 'UTF8')));
-  if v_amount is null then
-    select r.credits_per_request into v_amount from credits.usage_rates as r where r.endpoint = p_endpoint and r.is_active;
-    if not found then
-      return credits.charged_before(p_user_id, p_endpoint, p_idempotency_key, v_request);
-    end if;
-  end if;
   v_salt := uuid_send(gen_random_uuid());
   v_request_hash := sha256(v_salt || v_request);
-  if p_description is not null or p_reference_id is not null then
+  if num_nonnulls(p_description, p_reference_id) > 0 then
     v_text_hash := credits.text_hash(v_salt, p_description, p_reference_id, null);
   end if;
   v_id := nextval('credits.transactions_id_seq');
   v_now := pgtick.now();
   -- The fast path, one statement: test, move the head, book. It must not act on a snapshot from before a wait: another call under the
-  -- same key may have booked meanwhile. Whoever books changes the account's row, so its xmin then differs, no row comes back, and
-  -- book() finds out why: it locks first, and looks afterwards.
+  -- same key may have booked meanwhile. Whoever books changes the account's row, so its xmin then differs from the one in the snapshot,
+  -- no row comes back, and the slow path finds out why: it locks first, and looks afterwards.
   with moved as (
     update credits.accounts as a set balance = a.balance - v_amount, seq = a.seq + 1,
       head_hash = sha256(a.head_hash || record_send(row(v_id, a.user_id, a.seq + 1, 'deduction'::bytea, -v_amount, 0::bigint, a.balance - v_amount, a.held,
         null::bigint, null::bigint, null::date, v_now, v_now, convert_to(p_endpoint, 'UTF8'), convert_to(p_idempotency_key, 'UTF8'), v_request_hash,
         v_text_hash)))
-    from credits.accounts as seen
-    where a.user_id = p_user_id and seen.user_id = p_user_id and seen.xmin = a.xmin and a.balance - a.held >= v_amount
+    where a.user_id = p_user_id and a.xmin = (select seen.xmin from credits.accounts as seen where seen.user_id = p_user_id) and a.balance - a.held >= v_amount
       and not exists (select from credits.transactions as t where t.user_id = p_user_id and t.idempotency_key = p_idempotency_key)
     returning a.seq, a.balance, a.held, a.head_hash
   )
@@ -199,11 +188,32 @@ begin
   if found then
     return v_id;
   end if;
+  if v_amount is null then
+    return credits.charged_before(p_user_id, p_endpoint, p_idempotency_key, v_request);
+  end if;
   return credits.book(p_user_id, 'deduction', -v_amount, p_idempotency_key, v_request, p_endpoint, p_description, p_reference_id);
 end
 $$;
 comment on function credits.charge(uuid, bigint, text, text, text, text) is
   'Take credits from a user: p_amount (1 or more), or what usage_rates says for p_endpoint; with both, the amount counts and the endpoint is recorded. The id of the entry; the same request again gives the same id. Raises TK100 for a bad value, TK101 for too few credits, TK102 for an unknown user, TK105 when the key was used for something else, TK106 for an endpoint without an active rate.';
+
+create or replace function credits.check_charge(
+  p_user_id uuid, p_amount bigint, p_idempotency_key text, p_endpoint text, p_description text, p_reference_id text)
+returns void
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  if p_amount is null and p_endpoint is null then
+    perform credits.invalid('amount', null, 'either the amount or the endpoint says what to charge');
+  end if;
+  perform credits.check_request(p_user_id, p_idempotency_key, p_description, p_reference_id, p_endpoint);
+  if p_amount is not null then
+    perform credits.check_amount(p_amount);
+  end if;
+end
+$$;
+comment on function credits.check_charge(uuid, bigint, text, text, text, text) is 'Raise TK100 unless these are the values of a charge.';
 
 create or replace function credits.charged_before(p_user_id uuid, p_endpoint text, p_idempotency_key text, p_request bytea)
 returns bigint

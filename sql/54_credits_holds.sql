@@ -1,49 +1,49 @@
 -- Holds: set credits aside, then capture or release them. The account's lock guards its holds as well.
 
--- The chain of each account is followed in memory; then all is written at once.
+-- All at once: windows by account follow held, the seq and the hash.
 create or replace function credits.release_expired(p_hold_ids bigint[], p_now timestamptz, p_reason text, out released bigint, out credits numeric)
 language plpgsql volatile parallel unsafe
 set search_path = ''
-set plan_cache_mode = 'force_custom_plan'
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = 'off'
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set jit = 'off'
 as $$
-declare
-  v_hold record;
-  v_account credits.accounts;
-  v_entries credits.transactions[] := '{}';
-  e credits.transactions;
 begin
   released := 0;
   credits := 0;
-  for v_hold in
-    select h.id, h.user_id, h.amount
-    from credits.holds as h
-    where h.id = any (p_hold_ids) and h.status = 'open' and h.expires_at <= p_now
-    order by h.user_id, h.id
-  loop
-    if v_hold.user_id is distinct from v_account.user_id then
-      select * into v_account from credits.accounts as a where a.user_id = v_hold.user_id;
-    end if;
-    e := credits.next_entry(v_account, 'release', 0, p_now, -v_hold.amount, v_hold.id, p_notes => p_reason);
-    v_account.seq := e.seq;
-    v_account.held := e.held_after;
-    v_account.head_hash := e.hash;
-    released := released + 1;
-    credits := credits + v_hold.amount;
-    v_entries[released] := e;
-  end loop;
-  if released = 0 then
+  if cardinality(p_hold_ids) = 0 then
     return;
   end if;
-  with entries as materialized (
-    select * from unnest(v_entries)
+  with due as (
+    select h.id as hold_id, h.user_id, h.amount, a.balance, a.head_hash, a.seq + row_number() over w as seq,
+      (a.held - sum(h.amount) over (w rows unbounded preceding))::bigint as held_after, lead(h.id) over w is null as is_last,
+      nextval('credits.transactions_id_seq') as id, uuid_send(gen_random_uuid()) as salt
+    from credits.holds as h
+    join credits.accounts as a on a.user_id = h.user_id
+    where h.id = any (p_hold_ids) and h.status = 'open' and h.expires_at <= p_now
+    window w as (partition by h.user_id order by h.id)
+  ), digested as (
+    select d.*, sha256(record_send(row(d.salt, null::bytea, null::bytea, convert_to(p_reason, 'UTF8')))) as text_hash from due as d
+  ), entries as materialized (
+    select d.*, credits.chain(d.head_hash, record_send(row(d.id, d.user_id, d.seq, 'release'::bytea, 0::bigint, -d.amount, d.balance, d.held_after,
+      d.hold_id, null::bigint, null::date, p_now, p_now, null::bytea, null::bytea, null::bytea, d.text_hash)))
+      over (partition by d.user_id order by d.hold_id rows unbounded preceding) as hash
+    from digested as d
   ), closed as (
-    update credits.holds as h set status = 'expired', closed_seq = n.seq, closed_at = p_now, reason = p_reason from entries as n where h.id = n.hold_id
+    update credits.holds as h set status = 'expired', closed_seq = e.seq, closed_at = p_now, reason = p_reason from entries as e where h.id = e.hold_id
   ), moved as (
-    update credits.accounts as a set seq = l.seq, held = l.held_after, head_hash = l.hash
-    from (select distinct on (n.user_id) n.user_id, n.seq, n.held_after, n.hash from entries as n order by n.user_id, n.seq desc) as l
-    where a.user_id = l.user_id
+    update credits.accounts as a set seq = e.seq, held = e.held_after, head_hash = e.hash from entries as e where e.is_last and a.user_id = e.user_id
+  ), booked as (
+    insert into credits.transactions (id, user_id, seq, type, status, amount, held_amount, balance_after, held_after, hold_id, created_at, final_at, notes,
+      salt, text_hash, hash)
+    overriding system value
+    select e.id, e.user_id, e.seq, 'release', 'COMPLETED', 0, -e.amount, e.balance, e.held_after, e.hold_id, p_now, p_now, p_reason, e.salt, e.text_hash, e.hash
+    from entries as e
   )
-  insert into credits.transactions overriding system value select * from entries;
+  select count(*), coalesce(sum(e.amount), 0) into released, credits from entries as e;
 end
 $$;
 comment on function credits.release_expired(bigint[], timestamptz, text) is
@@ -117,6 +117,17 @@ end
 $$;
 comment on function credits.closed_by(credits.holds) is 'The id of the entry that closed the hold; null while it is open.';
 
+create or replace function credits.unknown_hold(p_hold_id bigint)
+returns void
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+begin
+  raise exception using errcode = 'TK103', message = format('there is no hold %s', coalesce(p_hold_id::text, 'null')), hint = 'Use the id that credits.hold gave.';
+end
+$$;
+comment on function credits.unknown_hold(bigint) is 'Raise TK103.';
+
 create or replace function credits.lock_hold(p_hold_id bigint)
 returns credits.holds
 language plpgsql volatile parallel unsafe
@@ -128,7 +139,7 @@ declare
 begin
   select h.user_id into v_user_id from credits.holds as h where h.id = p_hold_id;   -- never changes, so it can be read before the lock
   if not found then
-    raise exception using errcode = 'TK103', message = format('there is no hold %s', coalesce(p_hold_id::text, 'null')), hint = 'Use the id that credits.hold gave.';
+    perform credits.unknown_hold(p_hold_id);
   end if;
   perform credits.lock_account(v_user_id);
   select * into v_hold from credits.holds as h where h.id = p_hold_id;
@@ -224,3 +235,31 @@ end
 $$;
 comment on function credits.release(bigint, text) is
   'Give back what a hold has set aside. The id of the entry; for a hold that is released or expired already, the id of the entry that did it. Raises TK103 for a hold that is unknown or captured.';
+
+-- Definer: nobody but the owner writes the tables of credits. It books nothing, so it needs no key: twice is as once.
+create or replace function credits.extend(p_hold_id bigint, p_expires_in interval)
+returns timestamptz
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_hold credits.holds;
+  v_now timestamptz;
+begin
+  perform credits.check_expires_in(p_expires_in);
+  v_hold := credits.lock_hold(p_hold_id);
+  v_now := pgtick.now();
+  if v_hold.status = 'expired' or v_hold.status = 'open' and v_hold.expires_at <= v_now then
+    raise exception using errcode = 'TK104', message = format('hold %s expired at %s', p_hold_id, v_hold.expires_at), hint = 'Open another hold.';
+  end if;
+  if v_hold.status <> 'open' then
+    raise exception using errcode = 'TK103', message = format('hold %s is %s', p_hold_id, v_hold.status), hint = 'A hold is closed once; open another hold.';
+  end if;
+  if v_now + p_expires_in > v_hold.expires_at then
+    update credits.holds as h set expires_at = v_now + p_expires_in where h.id = p_hold_id returning h.expires_at into v_hold.expires_at;
+  end if;
+  return v_hold.expires_at;
+end
+$$;
+comment on function credits.extend(bigint, interval) is
+  'Let an open hold last p_expires_in (more than 0, at most a year) from now; never shorter than it did. When it expires now. Raises TK100 for a bad value, TK103 for a hold that is unknown or closed, TK104 for one that has expired.';

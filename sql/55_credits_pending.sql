@@ -40,26 +40,20 @@ comment on function credits.submit(uuid, text, bigint, text, text, text) is
   'Book a PENDING entry of p_type (deduction, addition, refund) over p_amount, always positive. It changes no balance before resolve(), or before credits.pending_rules decides it. The id of the entry; the same request again gives the same id. Raises TK100 for a bad value, TK102 for an unknown user, TK105 when the key was used for something else.';
 
 -- In id order for each account; a commit that the balance does not allow fails, and says so. The accounts must be locked.
--- The chain of each account is followed in memory; then all is written at once.
+-- All at once: windows by account follow what is left, the seq and the hash.
 create or replace function credits.resolve_locked(
   p_ids bigint[], p_commits boolean[], p_notes text[], p_now timestamptz,
   out committed bigint, out reverted bigint, out failed bigint, out credits_added numeric, out credits_deducted numeric)
 language plpgsql volatile parallel unsafe
 set search_path = ''
-set plan_cache_mode = 'force_custom_plan'
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = 'off'
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set jit = 'off'
 as $$
-declare
-  v_row record;
-  v_account credits.accounts;
-  v_entries credits.transactions[] := '{}';
-  n integer := 0;
-  e credits.transactions;
 begin
-  committed := 0;
-  reverted := 0;
-  failed := 0;
-  credits_added := 0;
-  credits_deducted := 0;
   perform credits.release_expired(array(
     select h.id
     from unnest(p_ids, p_commits) as i (id, is_commit)
@@ -67,66 +61,59 @@ begin
     join credits.holds as h on h.user_id = t.user_id and h.status = 'open' and h.expires_at <= p_now
     where i.is_commit
   ), p_now, 'expired: released when its credits were needed');
-  for v_row in
-    select t as entry, i.is_commit, i.notes
+  with asked as materialized (
+    select t.*, i.is_commit, i.notes as asked_notes, a.balance, a.held, a.seq as head, a.head_hash
     from unnest(p_ids, p_commits, p_notes) as i (id, is_commit, notes)
     join credits.transactions as t on t.id = i.id and t.status = 'PENDING'
-    order by t.user_id, t.id
-  loop
-    e := v_row.entry;
-    if e.user_id is distinct from v_account.user_id then
-      select * into v_account from credits.accounts as a where a.user_id = e.user_id;
-    end if;
-    e.status := 'FAILED';
-    e.final_at := p_now;
-    e.notes := v_row.notes;
-    if not v_row.is_commit then
-      reverted := reverted + 1;
-    elsif e.amount < 0 and v_account.balance - v_account.held < -e.amount then
-      e.notes := format('not enough credits: %s needed, %s available', -e.amount, v_account.balance - v_account.held);
-      failed := failed + 1;
-    elsif e.amount > 9223372036854775807 - v_account.balance then
-      e.notes := 'the balance would be beyond what it can hold';
-      failed := failed + 1;
-    else
-      e.status := 'COMPLETED';
-      e.seq := v_account.seq + 1;
-      e.balance_after := v_account.balance + e.amount;
-      e.held_after := v_account.held;
-      committed := committed + 1;
-    end if;
-    e.text_hash := credits.text_hash(e.salt, e.description, e.reference_id, e.notes);
-    if e.status = 'COMPLETED' then
-      e.hash := credits.entry_hash(v_account.head_hash, e);
-      v_account.seq := e.seq;
-      v_account.balance := e.balance_after;
-      v_account.head_hash := e.hash;
-      credits_added := credits_added + greatest(e.amount, 0);
-      credits_deducted := credits_deducted + greatest(-e.amount, 0);
-    end if;
-    n := n + 1;
-    v_entries[n] := e;
-  end loop;
-  if n = 0 then
-    return;
-  end if;
-  with entries as materialized (
-    select * from unnest(v_entries)
+    join credits.accounts as a on a.user_id = t.user_id
+  ), spent as (
+    select s.*, credits.spend(s.balance - s.held, -s.amount, s.held) over (partition by s.user_id order by s.id rows unbounded preceding) as left_after
+    from asked as s
+    where s.is_commit
+  ), judged as (
+    select s.*, coalesce(lag(s.left_after) over w, s.balance - s.held) as left_before, s.left_after <> coalesce(lag(s.left_after) over w, s.balance - s.held) as is_ok
+    from spent as s
+    window w as (partition by s.user_id order by s.id)
+  ), numbered as (
+    select j.*, j.head + row_number() over w as new_seq, j.left_after + j.held as new_balance, lead(j.id) over w is null as is_last,
+      case when num_nonnulls(j.description, j.reference_id, j.asked_notes) > 0 then sha256(record_send(row(j.salt, convert_to(j.description, 'UTF8'),
+        convert_to(j.reference_id, 'UTF8'), convert_to(j.asked_notes, 'UTF8')))) end as new_text_hash
+    from judged as j
+    where j.is_ok
+    window w as (partition by j.user_id order by j.id)
+  ), chained as materialized (
+    select n.*, credits.chain(n.head_hash, record_send(row(n.id, n.user_id, n.new_seq, convert_to(n.type, 'UTF8'), n.amount, 0::bigint, n.new_balance, n.held,
+      null::bigint, n.related_id, null::date, n.created_at, p_now, convert_to(n.endpoint, 'UTF8'), convert_to(n.idempotency_key, 'UTF8'), n.request_hash,
+      n.new_text_hash))) over (partition by n.user_id order by n.id rows unbounded preceding) as new_hash
+    from numbered as n
   ), moved as (
-    update credits.accounts as a set balance = l.balance_after, seq = l.seq, head_hash = l.hash
-    from (
-      select distinct on (r.user_id) r.user_id, r.balance_after, r.seq, r.hash
-      from entries as r
-      where r.status = 'COMPLETED'
-      order by r.user_id, r.seq desc
-    ) as l
-    where a.user_id = l.user_id
+    update credits.accounts as a set balance = c.new_balance, seq = c.new_seq, head_hash = c.new_hash from chained as c where c.is_last and a.user_id = c.user_id
+  ), completed as (
+    update credits.transactions as t
+    set status = 'COMPLETED', final_at = p_now, notes = c.asked_notes, text_hash = c.new_text_hash, seq = c.new_seq, balance_after = c.new_balance,
+      held_after = c.held, hash = c.new_hash
+    from chained as c
+    where t.id = c.id
+  ), unfit as (
+    select j.id, j.salt, j.description, j.reference_id, true as is_commit, case
+      when j.amount < 0 then credits.too_few(-j.amount, j.left_before) else 'the balance would be beyond what it can hold' end as new_notes
+    from judged as j
+    where not j.is_ok
+    union all
+    select s.id, s.salt, s.description, s.reference_id, false, s.asked_notes from asked as s where not s.is_commit
+  ), ended as (
+    update credits.transactions as t
+    set status = 'FAILED', final_at = p_now, notes = u.new_notes, text_hash = credits.text_hash(u.salt, u.description, u.reference_id, u.new_notes)
+    from unfit as u
+    where t.id = u.id
   )
-  update credits.transactions as t
-  set status = r.status, final_at = r.final_at, notes = r.notes, text_hash = r.text_hash, seq = r.seq, balance_after = r.balance_after,
-    held_after = r.held_after, hash = r.hash
-  from entries as r
-  where t.id = r.id;
+  select count(*) filter (where o.is_ok), count(*) filter (where not o.is_commit), count(*) filter (where o.is_commit and not o.is_ok),
+    coalesce(sum(greatest(o.amount, 0)) filter (where o.is_ok), 0), coalesce(sum(greatest(-o.amount, 0)) filter (where o.is_ok), 0)
+  into committed, reverted, failed, credits_added, credits_deducted
+  from (
+    select true as is_ok, true as is_commit, c.amount from chained as c
+    union all
+    select false, u.is_commit, 0 from unfit as u) as o;
 end
 $$;
 comment on function credits.resolve_locked(bigint[], boolean[], text[], timestamptz) is
@@ -150,8 +137,7 @@ begin
   end if;
   select t.user_id into v_user_id from credits.transactions as t where t.id = p_transaction_id;   -- never changes
   if not found then
-    raise exception using errcode = 'TK107', message = format('there is no transaction %s', coalesce(p_transaction_id::text, 'null')),
-      hint = 'Use the id that credits.submit gave.';
+    perform credits.unknown_transaction(p_transaction_id);
   end if;
   perform credits.lock_account(v_user_id);
   perform credits.resolve_locked(array[p_transaction_id], array[p_commit], array[coalesce(p_notes, case when not p_commit then 'reverted' end)], pgtick.now());

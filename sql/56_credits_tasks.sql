@@ -3,8 +3,9 @@
 -- what is due is read again under the locks. Each takes a keyset position, so that no chunk walks over what earlier ones have done
 -- (the dead index entries too), and gives the next one.
 --
--- plan_cache_mode: a generic plan does not know how long the arrays are. Hash and merge joins are off where every join is by key:
--- right after a bulk load, before ANALYZE, they would read whole tables for each chunk (an allocation once took 6 s).
+-- plan_cache_mode: where rows are looked for, a generic plan would not know how long the arrays are. Where they are written it must be
+-- generic, since the triggers run under it as well, and would plan anew for each row (an allocation once took 6 s). There all joins are by
+-- key, and hash and merge joins off: right after a bulk load, before ANALYZE, they would read whole tables for each chunk.
 
 create or replace function credits.check_chunk(p_limit integer)
 returns void
@@ -74,15 +75,12 @@ create or replace function credits.allocate_chunk(
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 set plan_cache_mode = 'force_custom_plan'
-set enable_hashjoin = 'off'
-set enable_mergejoin = 'off'
 as $$
 declare
   v_this_month date := date_trunc('month', pgtick.now() at time zone 'UTC')::date;
   v_users uuid[];
   v_due uuid[];
   v_locked uuid[];
-  v_now timestamptz;
 begin
   perform credits.check_chunk(p_limit);
   period := coalesce(p_period, v_this_month);
@@ -98,32 +96,69 @@ begin
   v_due := array(select d.user_id from credits.allocations_due(period, v_users) as d);
   v_locked := credits.lock_free_accounts(v_due);
   busy := cardinality(v_due) - cardinality(v_locked);
-  v_now := pgtick.now();
-  -- Read again, by a statement that began after the locks: another copy may have been faster.
+  select g.allocated, g.credits into allocated, credits from credits.allocate_locked(period, v_locked) as g;
+  overflowing := (select count(*) from credits.allocations_due(period, v_locked));
+end
+$$;
+comment on function credits.allocate_chunk(date, uuid, integer) is
+  'Give the accounts after user p_after (null for the start), at most p_limit (1 to 20000) of them, what their tiers give for the month that begins on p_period (null: this month, UTC), where they have not got it. The month; the last user; how many were seen (0: the end), left because they were busy, given to, with how many credits, and passed over because their balance can not hold it; at the start also how many accounts there are. Raises TK100, also for a month to come.';
+
+-- What is due is read here, by a statement that began after the locks: another session may have been faster.
+create or replace function credits.allocate_locked(p_period date, p_user_ids uuid[], out allocated bigint, out credits numeric)
+language plpgsql volatile parallel unsafe
+set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = 'off'
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set jit = 'off'
+as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+begin
   with due as materialized (
     select d.user_id, d.amount, a.balance + d.amount as balance_after, a.held, a.seq + 1 as seq, a.head_hash,
       nextval('credits.transactions_id_seq') as id, uuid_send(gen_random_uuid()) as salt
-    from credits.allocations_due(period, v_locked) as d
+    from credits.allocations_due(p_period, p_user_ids) as d
     join credits.accounts as a on a.user_id = d.user_id
     where a.balance <= 9223372036854775807 - d.amount
   ), hashed as materialized (
     select d.*, sha256(d.head_hash || record_send(row(d.id, d.user_id, d.seq, 'allocation'::bytea, d.amount, 0::bigint, d.balance_after, d.held, null::bigint,
-      null::bigint, period, v_now, v_now, null::bytea, null::bytea, null::bytea, null::bytea))) as hash
+      null::bigint, p_period, v_now, v_now, null::bytea, null::bytea, null::bytea, null::bytea))) as hash
     from due as d
   ), moved as (
     update credits.accounts as a set balance = h.balance_after, seq = h.seq, head_hash = h.hash from hashed as h where a.user_id = h.user_id
   ), booked as (
     insert into credits.transactions (id, user_id, seq, type, status, amount, balance_after, held_after, period, created_at, final_at, salt, hash)
     overriding system value
-    select h.id, h.user_id, h.seq, 'allocation', 'COMPLETED', h.amount, h.balance_after, h.held, allocate_chunk.period, v_now, v_now, h.salt, h.hash
+    select h.id, h.user_id, h.seq, 'allocation', 'COMPLETED', h.amount, h.balance_after, h.held, p_period, v_now, v_now, h.salt, h.hash
     from hashed as h
   )
   select count(*), coalesce(sum(h.amount), 0) into allocated, credits from hashed as h;
-  overflowing := (select count(*) from credits.allocations_due(period, v_locked));
 end
 $$;
-comment on function credits.allocate_chunk(date, uuid, integer) is
-  'Give the accounts after user p_after (null for the start), at most p_limit (1 to 20000) of them, what their tiers give for the month that begins on p_period (null: this month, UTC), where they have not got it. The month; the last user; how many were seen (0: the end), left because they were busy, given to, with how many credits, and passed over because their balance can not hold it; at the start also how many accounts there are. Raises TK100, also for a month to come.';
+comment on function credits.allocate_locked(date, uuid[]) is
+  'Give these users, whose accounts are locked, what their tiers give for the month that begins on p_period, where they have not got it and their balance can hold it. To how many, and how many credits.';
+
+-- Definer: nobody but the owner writes the tables of credits.
+create or replace function credits.allocate(p_user_id uuid)
+returns bigint
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+as $$
+declare
+  v_period constant date := date_trunc('month', pgtick.now() at time zone 'UTC')::date;
+begin
+  if p_user_id is null then
+    perform credits.invalid('user_id', null, 'an operation names its user');
+  end if;
+  perform credits.lock_account(p_user_id), credits.allocate_locked(v_period, array[p_user_id]);
+  return (select t.id from credits.transactions as t where t.user_id = p_user_id and t.period = v_period);
+end
+$$;
+comment on function credits.allocate(uuid) is
+  'Give a user this month''s (UTC) credits now, by tier and the setting allocation_for_new, unless that is done: for an account that is opened after the month''s run. The id of the month''s allocation; null where there is nothing to give. Raises TK100 without a user, TK102 for an unknown one.';
 
 create or replace function credits.allocations_due(p_period date, p_user_ids uuid[])
 returns table (user_id uuid, amount bigint)
@@ -132,20 +167,17 @@ set search_path = ''
 set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
-  v_for_new text := coalesce((select s.value from credits.settings as s where s.name = 'allocation_for_new'), 'full');
-  v_end date := (p_period + interval '1 month')::date;
+  v_for_new constant text := credits.allocation_for_new();
 begin
   return query
   select d.user_id, d.amount
   from (
     select a.user_id, case
-        when (a.created_at at time zone 'UTC')::date < p_period or v_for_new = 'full' then t.monthly_credits
-        when v_for_new = 'pro_rata' then trunc(t.monthly_credits::numeric * (v_end - (a.created_at at time zone 'UTC')::date) / (v_end - p_period))::bigint
-        else 0
-      end as amount
+        when a.created_at < p_period at time zone 'UTC' then t.monthly_credits
+        else credits.month_share(t.monthly_credits, a.created_at, p_period, v_for_new) end as amount
     from credits.accounts as a
     join credits.tiers as t on t.name = a.tier
-    where a.user_id = any (p_user_ids) and (a.created_at at time zone 'UTC')::date < v_end
+    where a.user_id = any (p_user_ids)
   ) as d
   where d.amount > 0
     -- The limit keeps this a look-up in the index for each account; a join would read the whole table where statistics are old.
@@ -219,7 +251,7 @@ begin
   perform credits.check_chunk(p_limit);
   v_now := pgtick.now();
   if p_after is null then
-    todo := (select count(*) from credits.transactions as t where not t.synced_to_supabase and t.status = 'COMPLETED');
+    todo := credits.unsynced_count();
   end if;
   with marked as (
     update credits.transactions as t set synced_to_supabase = true, synced_at = v_now
@@ -227,14 +259,17 @@ begin
       select x.id
       from credits.transactions as x
       where not x.synced_to_supabase and x.status = 'COMPLETED' and x.id > coalesce(p_after, 0)
+        and not exists (select from credits.sync_refusals as r where r.transaction_id = x.id and r.retried_at is null)
       order by x.id
       limit p_limit
-      for no key update skip locked))
+      for no key update of x skip locked))
     returning t.id, t.user_id, t.type, t.amount, t.held_amount, t.balance_after, t.endpoint, t.period, t.created_at, t.final_at
   ), inserted as (
     insert into analytics.credit_usage (transaction_id, user_id, type, amount, held_amount, balance_after, endpoint, period, created_at, completed_at, synced_at)
     select m.id, m.user_id, m.type, m.amount, m.held_amount, m.balance_after, m.endpoint, m.period, m.created_at, m.final_at, v_now from marked as m
     on conflict (transaction_id) do nothing
+  ), forgotten as (
+    delete from credits.sync_refusals as r using marked as m where r.transaction_id = m.id
   )
   select max(m.id), count(*), coalesce(sum(m.amount) filter (where m.amount > 0), 0), coalesce(-sum(m.amount) filter (where m.amount < 0), 0)
   into last_id, synced, credits_added, credits_deducted
@@ -242,7 +277,7 @@ begin
 end
 $$;
 comment on function credits.sync_chunk(bigint, integer) is
-  'Copy up to p_limit (1 to 20000) completed entries with an id above p_after (null for the start) that are not synced into analytics.credit_usage, and mark them, in one statement. The last id; how many there were (0: the end), and the credits they added and deducted; at the start also how many there are to do. Raises TK100.';
+  'Copy up to p_limit (1 to 20000) completed entries with an id above p_after (null for the start) that are neither synced nor set aside into analytics.credit_usage, and mark them, in one statement. The last id; how many there were (0: the end), and the credits they added and deducted; at the start also how many there are to do. Raises TK100.';
 
 create or replace function credits.default_schedules()
 returns table (name text, cron text, task text, on_missed text, catch_up_limit integer, timeout interval)

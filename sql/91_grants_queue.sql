@@ -32,13 +32,14 @@ select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.say_wakes(bigint, boolean)',
   'function pgtick.rescue()',
   'function pgtick.maintain()',
+  'function pgtick.function_call(jsonb)',
   'function pgtick.check_address(text)']);
 select pgtick.grant_to('{service_role,pgtick_runner,pgtick_reader,authenticated}', 'execute', array['function pgtick.now()', 'function pgtick.user_id()']);
 
 -- Readers see all rows; the API's service role reads as they do, so that a server can ask what became of its job.
 select pgtick.grant_to('{service_role,pgtick_reader}', 'select', array['pgtick.jobs', 'pgtick.attempts', 'pgtick.runners', 'pgtick.queues', 'pgtick.health',
   'pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks', 'pgtick.paused_queues',
-  'pgtick.unique_keys', 'pgtick.retry_policies', 'pgtick.retentions', 'pgtick.audit']);
+  'pgtick.unique_keys', 'pgtick.retry_policies', 'pgtick.retentions', 'pgtick.allowed_functions', 'pgtick.audit']);
 select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array[
   'function pgtick.waiting_tasks()',
   'function pgtick.why(bigint)',
@@ -50,7 +51,7 @@ select pgtick.grant_to('{authenticated}', 'select (id, task, state, owner_id, do
 select pgtick.grant_to('{authenticated}', 'select (job_id, done, note)', array['pgtick.job_notes']);
 
 select pgtick.allow_rows(r.role, array['pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks',
-  'pgtick.paused_queues', 'pgtick.unique_keys', 'pgtick.retry_policies', 'pgtick.retentions', 'pgtick.audit'], 'true')
+  'pgtick.paused_queues', 'pgtick.unique_keys', 'pgtick.retry_policies', 'pgtick.retentions', 'pgtick.allowed_functions', 'pgtick.audit'], 'true')
 from unnest('{pgtick_reader,service_role}'::text[]) as r(role);
 select pgtick.allow_rows('authenticated', array['pgtick.live_jobs', 'pgtick.history'], 'owner_id = (select pgtick.user_id())');
 select pgtick.allow_rows('authenticated', array['pgtick.job_notes'], 'exists (select from pgtick.live_jobs as j where j.id = job_id)');

@@ -37,6 +37,19 @@ func (e *PermanentError) Unwrap() error { return e.Err }
 // Permanent returns an error that fails the job for good.
 func Permanent(err error) error { return &PermanentError{Err: err} }
 
+// RetryError is a failed attempt that knows when the next one is worth it.
+type RetryError struct {
+	Err   error
+	Delay time.Duration // 0 or less: as the retry policy says
+}
+
+func (e *RetryError) Error() string { return e.Err.Error() }
+func (e *RetryError) Unwrap() error { return e.Err }
+
+// RetryAfter returns an error that is tried again after this delay, instead of when the retry policy says. The attempt counts; the last one
+// fails the job.
+func RetryAfter(err error, delay time.Duration) error { return &RetryError{Err: err, Delay: delay} }
+
 // CancelError ends the job as cancelled.
 type CancelError struct{ Reason string }
 

@@ -49,6 +49,10 @@ type Host interface {
 	// InTx runs f in a transaction of its own. The last thing before the commit is to check the claim: when the job has been
 	// given to another runner in the meantime, nothing of f stays, and the error is ErrFenced.
 	InTx(ctx context.Context, f func(pgx.Tx) error) error
+	// EndInTx runs f in a transaction and ends the job in it, with what f returns as the result: both commit together, or neither.
+	EndInTx(ctx context.Context, f func(pgx.Tx) (json.RawMessage, error)) error
+	// WithConn lends f a connection of the tasks, without a transaction.
+	WithConn(ctx context.Context, f func(*pgx.Conn) error) error
 	// Progress reports the share done (0 to 1) and a note. It is advisory: it may be dropped when reports come fast.
 	Progress(ctx context.Context, done float64, note string) error
 	// Checkpoint stores state (JSON, at most 64 KiB) for the next attempt, should this one not end the job.
@@ -59,6 +63,18 @@ type Host interface {
 // no row stays. The error is then ErrFenced. Use it where a task writes in several transactions; where one is enough,
 // RegisterTx commits the effects and the completion together.
 func (h *Handle) InTx(ctx context.Context, f func(pgx.Tx) error) error { return h.host.InTx(ctx, f) }
+
+// EndInTx runs f in a transaction and ends the job in it, done, with what f returns as its result: effects and completion commit
+// together, as those of RegisterTx do, but the task says when. Return nil at once after it has returned nil. When the job was given to
+// another runner in the meantime the error is ErrFenced, and nothing stays.
+func (h *Handle) EndInTx(ctx context.Context, f func(pgx.Tx) (json.RawMessage, error)) error {
+	return h.host.EndInTx(ctx, f)
+}
+
+// WithConn lends f a connection of the pool that transactional tasks use, until f returns. What f does there is its own: at least once.
+func (h *Handle) WithConn(ctx context.Context, f func(*pgx.Conn) error) error {
+	return h.host.WithConn(ctx, f)
+}
 
 // Progress reports the share done, 0 to 1, and a note for people; both show in pgtick.jobs.
 func (h *Handle) Progress(ctx context.Context, done float64, note string) error {

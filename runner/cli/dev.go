@@ -122,6 +122,10 @@ func (d *dev) config(cmd *cobra.Command) (config.Config, error) {
 		case "clock":
 			// With pg_cron there, its tick alone shall make the job that is shown.
 			return map[bool]string{true: "off", false: "on"}[d.cron], true
+		case "sync-target":
+			return "local", true // demonstration data shall reach nobody's reports
+		case "sync-key":
+			return "", true
 		}
 		flag := cmd.Flags().Lookup(name)
 		if flag != nil && flag.Changed {

@@ -19,7 +19,7 @@ import (
 	"github.com/pgtick/pgtick/migrations"
 	"github.com/pgtick/pgtick/runner/config"
 	"github.com/pgtick/pgtick/tasks"
-	"github.com/pgtick/pgtick/tasks/credits"
+	"github.com/pgtick/pgtick/tasks/sqltask"
 )
 
 // Exit codes.
@@ -57,7 +57,7 @@ func untilSignal() context.Context {
 
 func run(ctx context.Context, args []string, out, talk io.Writer, registries ...*tasks.Registry) int {
 	all := tasks.NewRegistry()
-	credits.Register(all)
+	sqltask.Register(all)
 	all.Merge(registries...)
 	root := newRoot(all)
 	root.SetArgs(args)
@@ -104,7 +104,7 @@ func newRoot(registry *tasks.Registry) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath())}
 	})
-	root.AddCommand(workCommand(registry), migrateCommand(), adoptCommand(), devCommand(registry), schedulesCommand(), configTopic())
+	root.AddCommand(workCommand(registry), migrateCommand(), adoptCommand(), devCommand(registry), schedulesCommand(), creditsCommand(), configTopic())
 	wrapArgs(root)
 	return root
 }

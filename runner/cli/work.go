@@ -58,7 +58,7 @@ func work(ctx context.Context, cfg config.Config, registry *tasks.Registry, log 
 	defer pool.Close()
 	metrics := web.NewMetrics()
 	e, err := engine.New(engine.Options{
-		Name: cfg.Name, Version: buildVersion(), Queues: cfg.Queues, Registry: registry, Workers: cfg.Workers,
+		Name: cfg.Name, Version: buildVersion(), Queues: cfg.Queues, Registry: withCalls(withCredits(registry, cfg), cfg), Workers: cfg.Workers,
 		Lease: cfg.Lease, Poll: cfg.Poll, Grace: cfg.Grace, NoClock: cfg.NoClock, Log: log, Observer: metrics,
 		Pool: pool, Connect: connector(cfg.Database), Listen: connector(cfg.Listen),
 	})

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/sirupsen/logrus"
+
+	"github.com/pgtick/pgtick/tasks/httptask"
 )
 
 // Config is every setting, checked.
@@ -30,6 +33,15 @@ type Config struct {
 	Name        string
 	LogLevel    logrus.Level
 	LogFormat   string
+	Sync        Sync
+	Calls       httptask.Options // of jobs of the task http
+}
+
+// Sync is where the credit ledger hands over its entries: this database when neither is set.
+type Sync struct {
+	Database *pgx.ConnConfig // another Postgres
+	REST     *url.URL        // a Supabase project, with Key
+	Key      string
 }
 
 // Setting is one row of the table.
@@ -67,6 +79,10 @@ func Table() []Setting {
 		{"name", "PGTICK_NAME", "", "what the runner calls itself; default: the machine's name", readName},
 		{"log-level", "PGTICK_LOG_LEVEL", "info", "debug, info, warning or error", readLogLevel},
 		{"log-format", "PGTICK_LOG_FORMAT", "auto", "text, json, or auto: text on a terminal", readLogFormat},
+		{"sync-target", "PGTICK_SYNC_TARGET", "local", "where credit entries are handed over: local (analytics.credit_usage in this database), another Postgres as postgres://…, or a Supabase project as https://…", readSyncTarget},
+		{"sync-key", "PGTICK_SYNC_KEY", "", "the service key of that Supabase project; better in the environment, where no list of processes shows it", readSyncKey},
+		{"http-allow", "PGTICK_HTTP_ALLOW", "*", "what jobs of the task http may call, separated by commas: * (public addresses), hosts and addresses, also with a port, networks such as 10.0.0.0/8", readHTTPAllow},
+		{"http-ca", "PGTICK_HTTP_CA", "", "file of certificates (PEM) that calls believe besides the system's", readHTTPCA},
 	}
 }
 
@@ -185,4 +201,56 @@ func readLogFormat(c *Config, value string) error {
 		return nil
 	}
 	return fmt.Errorf("%q is not one of auto, text, json", value)
+}
+
+func readSyncTarget(c *Config, value string) error {
+	scheme, _, found := strings.Cut(value, "://")
+	switch {
+	case value == "local":
+		return nil
+	case found && (scheme == "postgres" || scheme == "postgresql"):
+		return database(func(c *Config) **pgx.ConnConfig { return &c.Sync.Database })(c, value)
+	case found && (scheme == "https" || scheme == "http"):
+		return readSyncURL(c, value)
+	}
+	// A mistyped URL may hold a password, so it is not repeated.
+	return fmt.Errorf("is neither local, nor a postgres://, nor an https:// URL: write local, postgres://user:password@host:5432/name or https://REF.supabase.co")
+}
+
+// readSyncURL takes http only where nobody is between: the service key goes with each request.
+func readSyncURL(c *Config, value string) error {
+	u, err := url.Parse(value)
+	switch {
+	case err != nil || u.Hostname() == "":
+		return fmt.Errorf("is not the URL of a Supabase project: write https://REF.supabase.co")
+	case u.User != nil:
+		return fmt.Errorf("holds a user or a password: leave them out, and give the service key as PGTICK_SYNC_KEY")
+	case u.RawQuery != "" || u.Fragment != "":
+		return fmt.Errorf("has something behind ? or #: write https://REF.supabase.co")
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return fmt.Errorf("would send the service key unencrypted: write https://%s", u.Host)
+	}
+	u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), "/rest/v1")
+	c.Sync.REST = u
+	return nil
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// readSyncKey refuses a key that nothing would use: what was handed over to another target by mistake is marked for good.
+func readSyncKey(c *Config, value string) error {
+	value = strings.TrimSpace(value)
+	switch {
+	case value == "" && c.Sync.REST != nil:
+		return fmt.Errorf("is not set: give the service key of the Supabase project that PGTICK_SYNC_TARGET names")
+	case value != "" && c.Sync.REST == nil:
+		return fmt.Errorf("is set, but PGTICK_SYNC_TARGET is not the https:// URL of a Supabase project: set that too, or leave the key out")
+	case strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return fmt.Errorf("holds what no key has, such as a blank or a line break: copy it again")
+	}
+	c.Sync.Key = value
+	return nil
 }

@@ -104,19 +104,21 @@ func (e *Engine) runAttempt(parent context.Context, a *attempt) report {
 	started := time.Now()
 	task, _ := e.opt.Registry.Lookup(a.claim.Task)
 	host := &host{engine: e, attempt: a}
-	call, committed := e.call(a, host), false
-	err := tasks.Protect(func() (err error) {
+	call := e.call(a, host)
+	err := tasks.Protect(func() error {
 		if task.RunTx == nil {
 			return task.Run(ctx, call)
 		}
-		committed, err = e.runInTransaction(ctx, task, host, call)
-		return err
+		return host.EndInTx(ctx, func(tx pgx.Tx) (json.RawMessage, error) {
+			err := task.RunTx(ctx, tx, call)
+			return call.Handle.Result(), err
+		})
 	})
-	if !committed {
+	if !host.ended {
 		_ = host.writeProgress(ctx) // what was said last; where the claim is gone, the report will say so
 	}
 	r := report{attempt: a, ran: time.Since(started)}
-	if committed {
+	if host.ended {
 		r.silent = "done"
 		return r
 	}
@@ -153,27 +155,6 @@ func (e *Engine) call(a *attempt, host tasks.Host) tasks.Call {
 	}
 }
 
-// runInTransaction runs a transactional task: its effects and the job's completion commit together, or not at all.
-func (e *Engine) runInTransaction(ctx context.Context, task tasks.Task, host *host, call tasks.Call) (committed bool, err error) {
-	a := host.attempt
-	tx, err := e.begin(ctx, a)
-	if err != nil {
-		return false, err
-	}
-	defer rollback(ctx, tx)
-	if err := task.RunTx(ctx, tx, call); err != nil {
-		return false, err
-	}
-	_ = host.writeProgress(ctx) // what was said last: the job is about to end
-	if err := jobs.FinishInTransaction(ctx, tx, a.claim.Held, call.Handle.Result()); err != nil {
-		return false, fenced(err)
-	}
-	if err := commit(ctx, tx); err != nil {
-		return false, err
-	}
-	return true, nil
-}
-
 // begin starts a transaction that the server ends when its session is idle for as long as the attempt has left: that of a frozen runner
 // would otherwise keep its locks for ever.
 func (e *Engine) begin(ctx context.Context, a *attempt) (pgx.Tx, error) {
@@ -207,6 +188,38 @@ type host struct {
 	engine  *Engine
 	attempt *attempt
 	said    progress
+	ended   bool // by a transaction that has committed
+}
+
+// EndInTx is also how transactional tasks run.
+func (h *host) EndInTx(ctx context.Context, f func(pgx.Tx) (json.RawMessage, error)) error {
+	tx, err := h.engine.begin(ctx, h.attempt)
+	if err != nil {
+		return err
+	}
+	defer rollback(ctx, tx)
+	result, err := f(tx)
+	if err != nil {
+		return err
+	}
+	_ = h.writeProgress(ctx) // what was said last: the job is about to end
+	if err := jobs.FinishInTransaction(ctx, tx, h.attempt.claim.Held, result); err != nil {
+		return fenced(err)
+	}
+	if err := commit(ctx, tx); err != nil {
+		return err
+	}
+	h.ended = true
+	return nil
+}
+
+func (h *host) WithConn(ctx context.Context, f func(*pgx.Conn) error) error {
+	conn, err := h.engine.opt.Pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return f(conn.Conn())
 }
 
 func (h *host) InTx(ctx context.Context, f func(pgx.Tx) error) error {

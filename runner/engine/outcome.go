@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -15,6 +16,7 @@ func judge(cause, err error, result json.RawMessage) (outcome jobs.Outcome, sile
 	var snooze *tasks.SnoozeError
 	var permanent *tasks.PermanentError
 	var cancel *tasks.CancelError
+	var again *tasks.RetryError
 	switch {
 	case err == nil:
 		return jobs.Outcome{Name: "done", Result: storable(result)}, ""
@@ -32,6 +34,8 @@ func judge(cause, err error, result json.RawMessage) (outcome jobs.Outcome, sile
 		return jobs.Outcome{Name: "released", Error: describe(errors.Join(cause, err))}, ""
 	case errors.Is(cause, tasks.ErrTimeout):
 		return jobs.Outcome{Name: "error", Error: describe(errors.Join(cause, err))}, ""
+	case errors.As(err, &again):
+		return jobs.Outcome{Name: "error", Error: describe(err), Delay: max(again.Delay, 0)}, ""
 	default:
 		return jobs.Outcome{Name: "error", Error: describe(err)}, ""
 	}
@@ -59,7 +63,7 @@ func cut(s string, limit int) string {
 
 // storable replaces \u0000, which JSON may hold and jsonb may not.
 func storable(text json.RawMessage) json.RawMessage {
-	if !strings.Contains(string(text), `\u0000`) {
+	if !bytes.Contains(text, []byte(`\u0000`)) {
 		return text
 	}
 	var out strings.Builder
@@ -67,7 +71,7 @@ func storable(text json.RawMessage) json.RawMessage {
 		switch {
 		case text[i] != '\\' || i+1 == len(text):
 			out.WriteByte(text[i])
-		case strings.HasPrefix(string(text[i:min(i+6, len(text))]), `\u0000`):
+		case bytes.HasPrefix(text[i:], []byte(`\u0000`)):
 			out.WriteString(`\ufffd`)
 			i += 5
 		default: // another escape: its second byte may be a backslash, so take both

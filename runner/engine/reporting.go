@@ -53,7 +53,7 @@ func (c *control) report(ctx context.Context) error {
 	}
 	ctx, end := c.call(ctx)
 	defer end()
-	batch := c.pending[:min(len(c.pending), mostReports)]
+	batch := c.pending[:atOnce(c.pending)]
 	send := c.finish
 	if c.mayExchange(time.Now()) {
 		send = c.exchange
@@ -67,6 +67,21 @@ func (c *control) report(ctx context.Context) error {
 		c.reportAt = time.Now().Add(askAgain)
 	}
 	return nil
+}
+
+// mostReportBytes is how much of results goes in one finish.
+const mostReportBytes = 1 << 20
+
+// atOnce is how many of the first reports go in one statement: large results are copied on their way, so there are fewer of those.
+func atOnce(pending []report) int {
+	bytes := 0
+	for i := range pending {
+		bytes += len(pending[i].outcome.Result)
+		if i == mostReports || (bytes > mostReportBytes && i > 0) {
+			return i
+		}
+	}
+	return len(pending)
 }
 
 // canReport: while others are on their way, what has ended since gathers, until it is enough to lend a hand.
@@ -96,7 +111,7 @@ func (c *control) sendAside() {
 		if stat := c.e.opt.Pool.Stat(); len(c.sent) == 0 && stat.AcquiredConns() >= stat.MaxConns() {
 			return
 		}
-		n := min(len(c.pending), mostReports)
+		n := atOnce(c.pending)
 		batch := slices.Clone(c.pending[:n])
 		c.pending = append(c.pending[:0], c.pending[n:]...)
 		c.sent = append(c.sent, batch)

@@ -4,6 +4,9 @@
 //
 // A job's result has counts and sums. After a crash between a chunk's commit and its checkpoint they miss that one chunk; the ledger
 // misses nothing.
+//
+// The sync hands entries over to a Target: a table of this database, another Postgres, or a Supabase project. Reconcile compares the two
+// sides, and Verify the ledger with itself.
 package credits
 
 import (
@@ -26,12 +29,15 @@ const (
 // allocateAgain is when an allocation looks again at accounts that were locked the whole time.
 const allocateAgain = 30 * time.Second
 
-// Register adds the four tasks.
-func Register(r *tasks.Registry) {
+// Register adds the four tasks. The sync hands over to analytics.credit_usage in the same database.
+func Register(r *tasks.Registry) { RegisterTo(r, Local()) }
+
+// RegisterTo adds the four tasks, with the target of the sync.
+func RegisterTo(r *tasks.Registry, target Target) {
 	tasks.Register(r, Cleanup, cleanup)
 	tasks.Register(r, Allocate, allocate)
 	tasks.Register(r, Pending, pending)
-	tasks.Register(r, Sync, sync)
+	tasks.Register(r, Sync, func(ctx context.Context, job *tasks.Job[Args]) error { return sync(ctx, job, target) })
 }
 
 type cleanupState struct {
@@ -50,8 +56,8 @@ func cleanup(ctx context.Context, job *tasks.Job[Args]) error {
 func (s *cleanupState) common() *sweep { return &s.sweep }
 func (s *cleanupState) rewind()        { s.After = position{} }
 
-func (s *cleanupState) next(ctx context.Context, tx pgx.Tx, size int) error {
-	c, err := cleanupChunk(ctx, tx, s.After, size)
+func (s *cleanupState) next(ctx context.Context, in transaction, size int) error {
+	c, err := inOne(ctx, in, func(tx pgx.Tx) (released, error) { return cleanupChunk(ctx, tx, s.After, size) })
 	s.add(c.chunk)
 	s.After = c.Next
 	s.Released += c.Released
@@ -94,8 +100,8 @@ func monthOf(slot time.Time) *string {
 func (s *allocateState) common() *sweep { return &s.sweep }
 func (s *allocateState) rewind()        { s.After, s.Overflowing = nil, 0 }
 
-func (s *allocateState) next(ctx context.Context, tx pgx.Tx, size int) error {
-	c, err := allocateChunk(ctx, tx, s.Period, s.After, size)
+func (s *allocateState) next(ctx context.Context, in transaction, size int) error {
+	c, err := inOne(ctx, in, func(tx pgx.Tx) (allocated, error) { return allocateChunk(ctx, tx, s.Period, s.After, size) })
 	if err != nil {
 		return err
 	}
@@ -131,8 +137,8 @@ func pending(ctx context.Context, job *tasks.Job[Args]) error {
 func (s *pendingState) common() *sweep { return &s.sweep }
 func (s *pendingState) rewind()        { s.After = position{} }
 
-func (s *pendingState) next(ctx context.Context, tx pgx.Tx, size int) error {
-	c, err := resolveChunk(ctx, tx, s.After, size)
+func (s *pendingState) next(ctx context.Context, in transaction, size int) error {
+	c, err := inOne(ctx, in, func(tx pgx.Tx) (resolved, error) { return resolveChunk(ctx, tx, s.After, size) })
 	s.add(c.chunk)
 	s.After = c.Next
 	s.Committed += c.Committed
@@ -152,29 +158,37 @@ type syncState struct {
 	sweep
 	After    *int64 `json:"after,omitempty"`
 	Synced   int64  `json:"synced"`
+	Refused  int64  `json:"refused"`
 	Added    int64  `json:"credits_added"`
 	Deducted int64  `json:"credits_deducted"`
+	to       session
 }
 
-// sync hands completed entries to analytics.credit_usage. What another copy is handing over at this moment is passed over.
-func sync(ctx context.Context, job *tasks.Job[Args]) error {
-	_, err := run(ctx, job, syncState{})
+// sync hands completed entries over to the target. What it refuses is set aside; what another copy hands over at this moment is there once.
+func sync(ctx context.Context, job *tasks.Job[Args], target Target) error {
+	to, err := target.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer to.close()
+	_, err = run(ctx, job, syncState{to: to})
 	return err
 }
 
 func (s *syncState) common() *sweep { return &s.sweep }
 func (s *syncState) rewind()        { s.After = nil }
 
-func (s *syncState) next(ctx context.Context, tx pgx.Tx, size int) error {
-	c, err := syncChunk(ctx, tx, s.After, size)
+func (s *syncState) next(ctx context.Context, in transaction, size int) error {
+	c, err := s.to.chunk(ctx, in, s.After, size)
 	s.add(c.chunk)
 	s.After = c.Last
-	s.Synced += c.Seen
+	s.Synced += c.Synced
+	s.Refused += c.Refused
 	s.Added += c.Added
 	s.Deducted += c.Deducted
 	return err
 }
 
 func (s *syncState) result() any {
-	return map[string]any{"synced": s.Synced, "credits_added": s.Added, "credits_deducted": s.Deducted}
+	return map[string]any{"synced": s.Synced, "refused": s.Refused, "credits_added": s.Added, "credits_deducted": s.Deducted}
 }

@@ -60,11 +60,23 @@ func (s *sweep) done() float64 {
 // state is what a task keeps between its chunks, and in its checkpoint.
 type state interface {
 	common() *sweep
-	// next does one chunk from where the state is, and moves the state on.
-	next(ctx context.Context, tx pgx.Tx, size int) error
+	// next does one chunk from where the state is, and moves the state on. Where it fails, the state is not kept.
+	next(ctx context.Context, in transaction, size int) error
 	// rewind goes back to the start, for another pass over what was busy.
 	rewind()
 	result() any
+}
+
+// transaction runs f in a transaction of its own that commits only while the runner still holds the job: tasks.Handle.InTx.
+type transaction func(ctx context.Context, f func(pgx.Tx) error) error
+
+// inOne does a chunk that is one transaction.
+func inOne[C any](ctx context.Context, in transaction, f func(pgx.Tx) (C, error)) (c C, err error) {
+	err = in(ctx, func(tx pgx.Tx) (err error) {
+		c, err = f(tx)
+		return err
+	})
+	return c, err
 }
 
 // pointer ties a state to its methods, so that a chunk can work on a copy: what its transaction did not commit, the state does not show.
@@ -122,8 +134,7 @@ func oneChunk[S any, P pointer[S]](ctx context.Context, job *tasks.Job[Args], s 
 		return 0, context.Cause(ctx)
 	}
 	next := *s
-	err = job.InTx(ctx, func(tx pgx.Tx) error { return P(&next).next(ctx, tx, size) })
-	if err != nil {
+	if err := P(&next).next(ctx, job.InTx, size); err != nil {
 		return 0, err
 	}
 	seen = P(&next).common().Seen - P(s).common().Seen

@@ -105,6 +105,8 @@ func TestKey_SameContent_GivesTheFirstResult_OtherContentIsRefused(t *testing.T)
 		"charge, shifted fields": {"select credits.charge($1, 10, 'k', 'a', null, 'b')", "select credits.charge($1, 10, 'k', null, 'a', 'b')"},
 		"hold":                   {"select credits.hold($1, 10, '1 hour', 'k')", "select credits.hold($1, 10, '2 hours', 'k')"},
 		"hold and submit":        {"select credits.hold($1, 10, '1 hour', 'k')", "select credits.submit($1, 'addition', 10, 'k')"},
+		"adjust":                 {"select credits.adjust($1, 10, 'why', 'k')", "select credits.adjust($1, 10, 'because', 'k')"},
+		"adjust and grant":       {"select credits.adjust($1, 10, 'why', 'k')", "select credits.grant($1, 10, 'k', 'why')"},
 		"submit":                 {"select credits.submit($1, 'addition', 10, 'k')", "select credits.submit($1, 'refund', 10, 'k')"},
 	}
 	for name, c := range cases {
@@ -172,6 +174,18 @@ func TestBadValues_AreRefusedByFieldValueAndRule_AndWriteNothing(t *testing.T) {
 		{"select credits.submit($1, 'addition', -1, 'k')", `amount "-1"`, nil},
 		{"select credits.submit($1, 'addition', 1, '')", `idempotency_key ""`, nil},
 		{"select credits.resolve(1, null), $1::uuid", "commit null", nil},
+		{"select credits.adjust($1, 0, 'why', 'k')", `amount "0"`, nil},
+		{"select credits.adjust($1, null, 'why', 'k')", "amount null", nil},
+		{"select credits.adjust($1, -9223372036854775808, 'why', 'k')", "amount", nil},
+		{"select credits.adjust($1, 5, null, 'k')", "reason null", nil},
+		{"select credits.adjust($1, 5, ' ', 'k')", `reason " "`, nil},
+		{"select credits.adjust($1, 5, $2, 'k')", "reason", []any{strings.Repeat("d", 4001)}},
+		{"select credits.adjust($1, 5, 'why', '')", `idempotency_key ""`, nil},
+		{"select credits.transfer($1, gen_random_uuid(), 0, 'k')", `amount "0"`, nil},
+		{"select credits.transfer(null, $1, 1, 'k')", "user_id null", nil},
+		{"select credits.transfer($1, gen_random_uuid(), 1, null)", "idempotency_key null", nil},
+		{"select credits.refund((select id from credits.transactions where user_id = $1), '')", `idempotency_key ""`, nil},
+		{"select credits.refund((select id from credits.transactions where user_id = $1), 'k', -1)", `amount "-1"`, nil},
 		{"select credits.cleanup_chunk(null, null, 0), $1::uuid", `limit "0"`, nil},
 		{"select credits.allocate_chunk(null, null, null), $1::uuid", "limit null", nil},
 		{"select credits.allocate_chunk('2020-01-02', null, 1), $1::uuid", `period "2020-01-02"`, nil},
@@ -194,7 +208,7 @@ func TestUnknownUser_IsRefusedByEveryOperation(t *testing.T) {
 	const nobody = "00000000-0000-0000-0000-00000000dead"
 	for _, statement := range []string{
 		"select credits.grant($1, 1, 'k')", "select credits.charge($1, 1, 'k')", "select credits.hold($1, 1, '1 hour', 'k')",
-		"select credits.submit($1, 'addition', 1, 'k')", "select credits.balance($1)", "select credits.charge($1, p_endpoint => 'x', p_idempotency_key => 'k')",
+		"select credits.submit($1, 'addition', 1, 'k')", "select credits.balance($1)", "select credits.adjust($1, 1, 'why', 'k')", "select credits.charge($1, p_endpoint => 'x', p_idempotency_key => 'k')",
 	} {
 		require.Contains(t, l.refusal("TK102", statement, nobody).Message, nobody)
 	}

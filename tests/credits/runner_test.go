@@ -37,6 +37,14 @@ func (h *host) InTx(ctx context.Context, f func(pgx.Tx) error) error {
 	return err
 }
 
+func (*host) EndInTx(context.Context, func(pgx.Tx) (json.RawMessage, error)) error {
+	return errors.New("the credit tasks end no job in a transaction")
+}
+
+func (*host) WithConn(context.Context, func(*pgx.Conn) error) error {
+	return errors.New("the credit tasks ask for no connection")
+}
+
 func (h *host) Progress(_ context.Context, done float64, note string) error {
 	h.progress, h.note = done, note
 	return nil
@@ -89,8 +97,8 @@ func TestTasks_DoTheirWorkInChunks_AndNothingTheSecondTime(t *testing.T) {
 	l.requireResult(credits.Cleanup, none, map[string]any{"released": 0.0, "credits": 0.0, "busy": 0.0})
 	l.requireResult(credits.Pending, none, map[string]any{"committed": 20.0, "reverted": 0.0, "failed": 0.0, "credits_added": 60.0, "credits_deducted": 0.0, "busy": 0.0})
 	l.requireResult(credits.Pending, none, map[string]any{"committed": 0.0, "reverted": 0.0, "failed": 0.0, "credits_added": 0.0, "credits_deducted": 0.0, "busy": 0.0})
-	l.requireResult(credits.Sync, none, map[string]any{"synced": 80.0, "credits_added": 2060.0, "credits_deducted": 0.0})
-	l.requireResult(credits.Sync, none, map[string]any{"synced": 0.0, "credits_added": 0.0, "credits_deducted": 0.0})
+	l.requireResult(credits.Sync, none, map[string]any{"synced": 80.0, "credits_added": 2060.0, "credits_deducted": 0.0, "refused": 0.0})
+	l.requireResult(credits.Sync, none, map[string]any{"synced": 0.0, "credits_added": 0.0, "credits_deducted": 0.0, "refused": 0.0})
 }
 
 func TestAllocationTask_IsForTheMonthOfItsSlot(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 )
 
 // tampered has the rows that the statements below name: user 1 with entries 1 … 8, hold 1 open, 2 captured, 3 released, 4 expired but
-// open; user 2; a pending and a failed entry; an allocation; a synced entry.
+// open; user 2, with a refund and a transfer; a pending and a failed entry; an allocation; a synced entry.
 func tampered(t *testing.T) *ledger {
 	l := newLedger(t)
 	l.exec(`select credits.open_account(u) from unnest('{00000000-0000-0000-0000-000000000001,00000000-0000-0000-0000-000000000002}'::uuid[]) as u`)
@@ -37,6 +37,8 @@ func tampered(t *testing.T) *ledger {
 	  perform credits.submit(u, 'addition', 9, 'p');
 	  perform credits.resolve(credits.submit(u, 'addition', 9, 'f'), false);
 	  perform credits.allocate_chunk(null, null, 10);
+	  perform credits.refund(credits.charge('00000000-0000-0000-0000-000000000002', 3, 'd'), 'r', 2);
+	  perform credits.open_account('00000000-0000-0000-0000-000000000003'), credits.transfer('00000000-0000-0000-0000-000000000002', '00000000-0000-0000-0000-000000000003', 5, 't');
 	end $$`)
 	pgtest.Advance(t, l.DB, time.Minute)
 	return l
@@ -51,6 +53,35 @@ const (
 	moved = `with moved as (update credits.accounts set seq = seq + 1, balance = balance + %d where user_id = ` + user1 + ` returning *) `
 	from1 = ` from credits.accounts as a where a.user_id = ` + user1
 )
+
+// byHand books an entry of user 1 that continues the chain in every respect, and names the entry that which tells.
+func byHand(kind string, amount int, which string) string {
+	return fmt.Sprintf(`with e as (
+		select a.user_id, a.seq + 1 as seq, %[2]d::bigint as amount, a.balance + %[2]d as balance, a.held, a.head_hash, 100000::bigint as id, now() as at,
+			coalesce((select t.id from credits.transactions as t where %[3]s limit 1), %[5]s) as related,
+			uuid_send(gen_random_uuid()) as salt, case when '%[1]s' = 'adjustment' then 'x' end as description
+		from credits.accounts as a where a.user_id = %[4]s
+	), t as (
+		select e.*, case when e.description is not null then sha256(record_send(row(e.salt, convert_to(e.description, 'UTF8'), null::bytea, null::bytea))) end as text_hash from e
+	), h as (
+		select t.*, sha256(t.head_hash || record_send(row(t.id, t.user_id, t.seq, '%[1]s'::bytea, t.amount, 0::bigint, t.balance, t.held, null::bigint, t.related,
+			null::date, t.at, t.at, null::bytea, null::bytea, null::bytea, t.text_hash))) as hash from t
+	), moved as (
+		update credits.accounts as a set seq = h.seq, balance = h.balance, head_hash = h.hash from h where a.user_id = h.user_id
+	)
+	insert into credits.transactions (id, user_id, seq, type, status, amount, balance_after, held_after, related_id, created_at, final_at, description, salt, text_hash, hash)
+	overriding system value
+	select h.id, h.user_id, h.seq, '%[1]s', 'COMPLETED', h.amount, h.balance, h.held, h.related, h.at, h.at, h.description, h.salt, h.text_hash, h.hash from h`,
+		kind, amount, which, user1, map[bool]string{true: "null", false: "9999"}[which == "false"])
+}
+
+// That byHand's entries are refused for what they name, and for nothing else: a lawful one passes.
+func TestByHand_ALawfulRefund_Passes(t *testing.T) {
+	t.Parallel()
+	l := tampered(t)
+	l.exec(byHand("refund", 7, "t.idempotency_key = 'c'"))
+	require.Empty(t, l.violations())
+}
 
 var tamperings = map[string]struct{ code, statement string }{
 	"amount of an entry":             {"TK110", "update credits.transactions set amount = amount + 1 where seq = 1"},
@@ -110,6 +141,8 @@ var tamperings = map[string]struct{ code, statement string }{
 	"rate that gives":         {"23514", "insert into credits.usage_rates values ('/gift', -5)"},
 	"tier that takes":         {"23514", "update credits.tiers set monthly_credits = -1"},
 
+	"prolong an open hold":       {"TK110", "update credits.holds set expires_at = expires_at + interval '1 day' where id = 1"},
+	"shorten a hold":             {"TK110", "update credits.holds set expires_at = expires_at - interval '1 minute' where id = 1"},
 	"reopen a hold":              {"TK110", "update credits.holds set status = 'open', captured = 0, closed_seq = null, closed_at = null, reason = null where id = 2"},
 	"release what is captured":   {"TK110", "update credits.holds set status = 'released', captured = 0 where id = 2"},
 	"resize a hold":              {"TK110", "update credits.holds set amount = 1 where id = 1"},
@@ -142,6 +175,13 @@ var tamperings = map[string]struct{ code, statement string }{
 	"entry that starts failed":   {"TK111", entry + "null, 'addition', 'FAILED', 5, 0, null, null, null, null, null, null, now(), now(), uuid_send(gen_random_uuid()), null" + from1},
 	"head and entry with a wrong hash": {"TK111", "with moved as (update credits.accounts set seq = seq + 1, balance = balance + 5, head_hash = sha256('') where user_id = " + user1 + " returning *) " +
 		entry + "a.seq, 'addition', 'COMPLETED', 5, 0, a.balance, a.held, null, null, null, null, now(), now(), uuid_send(gen_random_uuid()), a.head_hash from moved as a"},
+	"refund of what took nothing": {"TK111", byHand("refund", 1, "t.type = 'addition' and t.user_id = "+user1)},
+	"refund of more":              {"TK111", byHand("refund", 8, "t.idempotency_key = 'c'")},
+	"refund of another user's":    {"TK111", byHand("refund", 8, "t.user_id <> "+user1)},
+	"refund of no entry":          {"TK111", byHand("refund", 8, "t.id = 9999")},
+	"adjustment of another's":     {"TK111", byHand("adjustment", 8, "t.user_id <> "+user1)},
+	"transfer by half":            {"TK111", byHand("transfer_in", 8, "t.user_id <> "+user1)},
+	"transfer from nowhere":       {"TK111", byHand("transfer_in", 8, "false")},
 	"release of no hold": {"TK111", "with moved as (update credits.accounts set seq = seq + 1, held = held - 5, head_hash = sha256('') where user_id = " + user1 + " returning *) " +
 		entry + "a.seq, 'release', 'COMPLETED', 0, -5, a.balance, a.held, null, null, null, null, now(), now(), uuid_send(gen_random_uuid()), a.head_hash from moved as a"},
 
@@ -163,7 +203,7 @@ func TestTampering_ByWhoeverIsNotTheOwner_IsRefused(t *testing.T) {
 	l := tampered(t)
 	ctx := context.Background()
 	l.exec(`do $$ begin create role ledger_tamperer nologin bypassrls; exception when duplicate_object then null; end $$`)
-	l.exec("grant usage on schema credits, pgtick to ledger_tamperer; grant all on all tables in schema credits to ledger_tamperer; grant all on all sequences in schema credits to ledger_tamperer; grant execute on function pgtick.now(), credits.text_hash, credits.unlawful, credits.unknown_account to ledger_tamperer; grant create on schema public to ledger_tamperer")
+	l.exec("grant usage on schema credits, pgtick to ledger_tamperer; grant all on all tables in schema credits to ledger_tamperer; grant all on all sequences in schema credits to ledger_tamperer; grant execute on function pgtick.now(), credits.text_hash, credits.unlawful, credits.unknown_account, credits.fits_related, credits.is_extension to ledger_tamperer; grant create on schema public to ledger_tamperer")
 	t.Cleanup(func() { l.exec("drop owned by ledger_tamperer") })
 	before := l.everything()
 	for _, path := range []string{"''", "public", "pg_temp, credits, public"} {
@@ -255,6 +295,10 @@ func TestViolations_NameWhatTheOwnerDidBehindTheGuards(t *testing.T) {
 		"a middle entry gone":    {"delete from credits.transactions where seq = 4", "entry: its place in the chain is wrong"},
 		"a hold reopened":        {"update credits.holds set status = 'open', captured = 0, closed_seq = null, closed_at = null, reason = null where id = 2", "entry: its hold does not agree with it"},
 		"a hold gone":            {"delete from credits.holds where id = 3", "entry: its hold does not agree with it"},
+		"more refunded":          {"update credits.transactions set amount = -1 where idempotency_key = 'd'", "entry: it does not fit the one that it names"},
+		"half a transfer":        {"update credits.transactions set amount = 4 where type = 'transfer_in'", "entry: it does not fit the one that it names"},
+		"a sign":                 {"update credits.transactions set amount = 7 where idempotency_key = 'c'", "entry: its amounts do not fit its type"},
+		"an allocation":          {"update credits.transactions set type = 'addition' where period is not null", "entry: a month or a key twice"},
 		"an account gone":        {"delete from credits.accounts where user_id = " + user1, "entry: its account is missing"},
 		"a failed entry revived": {"update credits.transactions set status = 'COMPLETED' where status = 'FAILED'", "entry: its status does not fit the columns that are set"},
 	} {

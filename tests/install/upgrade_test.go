@@ -80,3 +80,16 @@ func TestUp_FromSchema4_WhileARunnerHoldsJobs_ChangesNothingForIt(t *testing.T) 
 	require.Equal(t, "ready", ask1[string](t, db, "select pgtick.retry(2)"))
 	require.Equal(t, "done ready done running", ask1[string](t, db, "select string_agg(state, ' ' order by id) from pgtick.jobs"))
 }
+
+// What was booked before can be refunded, extended and redacted afterwards, and its chain goes on.
+func TestUp_FromSchema5_TheLedgerGoesOn(t *testing.T) {
+	t.Parallel()
+	db := earlier(t, "testdata/schema-5.sql")
+	const user = "'00000000-0000-4000-8000-000000000001'"
+	exec1(t, db, "select credits.open_account("+user+"), credits.grant("+user+", 100, 'g', 'welcome'), credits.charge("+user+", 30, 'c'), credits.hold("+user+", 10, '1 hour', 'h')")
+	exec1(t, db, "select credits.submit("+user+", 'addition', 5, 'p')")
+	db.Migrate(t)
+	exec1(t, db, "select credits.refund(2, 'r'), credits.extend(1, '2 hours'), credits.redact(1), credits.resolve(4, true), credits.capture(1)")
+	require.Equal(t, "95 0", ask1[string](t, db, "select format('%s %s', b.balance, b.held) from credits.balance("+user+") as b"))
+	require.Zero(t, ask1[int](t, db, "select count(*) from credits.violations"))
+}

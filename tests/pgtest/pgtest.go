@@ -1,6 +1,6 @@
 // Package pgtest gives each test a database of its own, with pgtick in it, on a throw-away PostgreSQL: one server for a test binary,
 // started at the first New, from the binaries that are installed. TEST_DATABASE_URL names a server to use instead (a superuser's
-// URL); there it makes and drops databases of its own.
+// URL); there it makes and drops databases of its own, as copies of TEST_DATABASE_TEMPLATE where that names one with pgtick in it.
 //
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
 //
@@ -257,6 +257,10 @@ func startPlain() (*server, error) {
 func useNamed(named string) *server {
 	s := &server{url: named, template: fmt.Sprintf("pgtick_template_%d", os.Getpid())}
 	s.stop = func() { _ = s.tryExec(context.Background(), "drop database if exists "+s.template+" with (force)") }
+	if ready := os.Getenv("TEST_DATABASE_TEMPLATE"); ready != "" { // tests/credits_model/mutants
+		s.template, s.stop = ready, func() {}
+		s.once.Do(func() {})
+	}
 	return s
 }
 
