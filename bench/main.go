@@ -37,6 +37,9 @@ type sizes struct {
 	backlog   int
 	seconds   int
 	outage    int
+	charges   int // seconds
+	accounts  int
+	perRow    int
 }
 
 // bench is one run: a server, and on it a database for each group of figures.
@@ -86,6 +89,10 @@ func (b *bench) parts() []part {
 			{"tick_100k_by_runner", "s"}, {"tick_100k_by_runner_claims", "jobs/s"}}, b.tickAll},
 		{"schedules", []spec{{"outage_40d_10k", "s"}, {"outage_40d_10k_rows", "rows"}}, b.outage},
 		{"schedules", []spec{{"forecast_day_100", "ms"}, {"forecast_day_1000", "ms"}, {"unaccounted_30d_100", "ms"}, {"unaccounted_30d_1000", "ms"}}, b.calendar},
+		{"credits", []spec{{"charge", "charges/s"}, {"charge_hot", "charges/s"}, {"hold_capture", "pairs/s"}}, b.charges},
+		{"credits", []spec{{"charge_many", "charges/s"}, {"charge_many_two", "charges/s"}}, b.chargeMany},
+		{"credits", []spec{{"allocate", "rows/s"}, {"allocate_longest_chunk", "ms"}, {"sync", "rows/s"}, {"sync_longest_chunk", "ms"}, {"release", "rows/s"},
+			{"release_longest_chunk", "ms"}, {"pending", "rows/s"}, {"pending_longest_chunk", "ms"}, {"verify", "s"}}, b.ledgerTasks},
 	}
 }
 
@@ -110,7 +117,10 @@ func main() {
 	flag.IntVar(&size.backlog, "backlog", 200000, "jobs that wait when all schedules become due at once")
 	flag.IntVar(&size.seconds, "seconds", 100, "how long the lateness of slots is watched")
 	flag.IntVar(&size.outage, "outage", 10000, "schedules that an outage of 40 days meets")
-	flag.StringVar(&only, "only", "", "measure only `figures` whose name, or whose group's (queue, queue_kept, queue_runners, schedules), this regular expression matches")
+	flag.IntVar(&size.charges, "charges", 5, "seconds of charging flat out")
+	flag.IntVar(&size.accounts, "accounts", 1000000, "accounts, holds and pending entries that the credit tasks find")
+	flag.IntVar(&size.perRow, "per-row", 5000, "rows that the loop over an ORM works through")
+	flag.StringVar(&only, "only", "", "measure only `figures` whose name, or whose group's (queue, queue_kept, queue_runners, schedules, credits), this regular expression matches")
 	flag.Parse()
 	if err := run(context.Background(), size, only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -53,6 +53,16 @@ func startProgram(path string, s *store) (*program, error) {
 	return p, nil
 }
 
+// once runs a command of the program to its end.
+func once(ctx context.Context, path string, s *store, args ...string) error {
+	cmd := osexec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+s.pool.Config().ConnString())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
 // stop has it end in its orderly way.
 func (p *program) stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 // sides in the order of the table's columns.
-var sides = []string{"pgtick", "river", "graphile", "pgboss", "bare"}
+var sides = []string{"pgtick", "river", "graphile", "pgboss", "django", "bare"}
 
 // samples are the measured values, by figure and side. Of each the median counts.
 type samples map[string]map[string][]float64
@@ -49,13 +49,14 @@ type figure struct {
 	River    *float64 `json:"river,omitempty"`
 	Graphile *float64 `json:"graphile,omitempty"`
 	PgBoss   *float64 `json:"pgboss,omitempty"`
+	Django   *float64 `json:"django,omitempty"`
 	Bare     *float64 `json:"bare,omitempty"`
 	Unit     string   `json:"unit"`
 }
 
 func (s samples) figure(f spec) figure {
 	return figure{PgTick: s.median(f.name, "pgtick"), River: s.median(f.name, "river"), Graphile: s.median(f.name, "graphile"),
-		PgBoss: s.median(f.name, "pgboss"), Bare: s.median(f.name, "bare"), Unit: f.unit}
+		PgBoss: s.median(f.name, "pgboss"), Django: s.median(f.name, "django"), Bare: s.median(f.name, "bare"), Unit: f.unit}
 }
 
 func write(parts []part, taken samples) error {
