@@ -1,5 +1,14 @@
--- What the ledger needs beside its books: entries that a target of the sync refused, and what end users may do for themselves.
+-- What the ledger needs beside its books: entries that a target of the sync refused, and what end users may do for themselves. And two
+-- indexes that can not be mistaken for another. Writers wait while these are made.
 -- +goose Up
+
+-- By user and key, and by user and month, are looked for through uuid_send(user_id), which no other index has. With user_id itself the
+-- index by user and seq seemed as good, once statistics said that users have few entries each, and a charge of the one user who has many
+-- read all of them: 13 times slower after 12,000.
+drop index credits.transactions_key_key;
+create unique index transactions_key_key on credits.transactions (uuid_send(user_id), idempotency_key) where idempotency_key is not null;
+drop index credits.transactions_one_allocation_a_month;
+create unique index transactions_one_allocation_a_month on credits.transactions (uuid_send(user_id), period) where period is not null;
 
 create table credits.sync_refusals (
   transaction_id bigint primary key,

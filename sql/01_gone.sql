@@ -12,6 +12,7 @@ drop function if exists pgtick.register(text, text[], text[], interval, text);
 drop function if exists pgtick.backoff(integer);
 drop function if exists pgtick.expires_on(text, timestamptz);
 drop function if exists pgtick.archive(bigint[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz);
+drop function if exists credits.entry_hash(bytea, credits.transactions);
 drop function if exists credits.next_entry(credits.accounts, text, bigint, timestamptz, bigint, bigint, text, bytea, text, text, text, text, bigint);
 drop function if exists pgtick.put_back(bigint, bigint[], bigint[], bigint[], text[], jsonb[], timestamptz[], timestamptz);
 

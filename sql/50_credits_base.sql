@@ -7,9 +7,9 @@
 --   request_hash = the salt, then row(operation, user, amount, …) of the request
 --   hash         = the hash of the entry before ('' for the first), then row(id, user_id, seq, type, amount, held_amount, balance_after,
 --                  held_after, hold_id, related_id, period, created_at, final_at, endpoint, idempotency_key, request_hash, text_hash)
--- credits.entry_hash has the last formula. Where every microsecond counts (charge, allocate_chunk, the trigger, violations) it is written
--- out, since a function with "set search_path" can not be inlined. They can not drift apart: the trigger computes each hash once more
--- and refuses what differs.
+-- Where every microsecond counts the last formula is written out (charge, next_entry, what books many rows, the trigger, violations), since a
+-- function with "set search_path" can not be inlined. They can not drift apart: the trigger computes each hash once more, and refuses
+-- what differs.
 
 create or replace function credits.invalid(p_field text, p_value text, p_rule text, p_hint text default null)
 returns void
@@ -123,7 +123,7 @@ as $$
 declare
   v_entry credits.transactions;
 begin
-  select * into v_entry from credits.transactions as t where t.user_id = p_user_id and t.idempotency_key = p_idempotency_key;
+  select * into v_entry from credits.transactions as t where uuid_send(t.user_id) = uuid_send(p_user_id) and t.idempotency_key = p_idempotency_key;
   if v_entry.request_hash <> sha256(v_entry.salt || p_request) then
     raise exception using errcode = 'TK105',
       message = format('idempotency_key "%s" was used before for something else (transaction %s)', p_idempotency_key, v_entry.id),
@@ -134,19 +134,6 @@ end
 $$;
 comment on function credits.replayed(uuid, text, bytea) is
   'The entry that this user booked before under this key, or null. p_request: record_send(row(operation, …)). Raises TK105 when it was for something else.';
-
-create or replace function credits.entry_hash(p_previous bytea, e credits.transactions)
-returns bytea
-language plpgsql stable parallel safe
-set search_path = ''
-as $$
-begin
-  return sha256(p_previous || record_send(row(e.id, e.user_id, e.seq, convert_to(e.type, 'UTF8'), e.amount, e.held_amount, e.balance_after, e.held_after,
-    e.hold_id, e.related_id, e.period, e.created_at, e.final_at, convert_to(e.endpoint, 'UTF8'), convert_to(e.idempotency_key, 'UTF8'), e.request_hash,
-    e.text_hash)));
-end
-$$;
-comment on function credits.entry_hash(bytea, credits.transactions) is 'The hash of an entry that follows the one whose hash is p_previous (empty for the first).';
 
 -- Windows over the entries of accounts, where many are booked at once.
 

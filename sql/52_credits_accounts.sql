@@ -109,7 +109,7 @@ begin
   update credits.accounts as a set tier = p_tier where a.user_id = p_user_id;
   v_now := pgtick.now();
   select * into v_given from credits.transactions as t
-  where t.user_id = p_user_id and t.period = date_trunc('month', v_now at time zone 'UTC')::date;
+  where uuid_send(t.user_id) = uuid_send(p_user_id) and t.period = date_trunc('month', v_now at time zone 'UTC')::date;
   if not found then
     return null;   -- it is still to come, by the new tier
   end if;

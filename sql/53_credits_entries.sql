@@ -10,35 +10,24 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 declare
-  e credits.transactions;
+  v_id constant bigint := coalesce(p_id, nextval('credits.transactions_id_seq'));
+  v_salt constant bytea := uuid_send(gen_random_uuid());
+  v_request_hash constant bytea := sha256(v_salt || p_request);
+  v_text_hash bytea;
 begin
   if p_amount > 9223372036854775807 - p_account.balance then
     perform credits.invalid('amount', p_amount::text, format('with the balance of %s it is beyond what a balance can hold', p_account.balance));
   end if;
-  e.id := coalesce(p_id, nextval('credits.transactions_id_seq'));
-  e.user_id := p_account.user_id;
-  e.seq := p_account.seq + 1;
-  e.amount := p_amount;
-  e.held_amount := p_held_amount;
-  e.balance_after := p_account.balance + p_amount;
-  e.held_after := p_account.held + p_held_amount;
-  e.hold_id := p_hold_id;
-  e.related_id := p_related_id;
-  e.created_at := p_now;
-  e.final_at := p_now;
-  e.synced_to_supabase := false;
-  e.type := p_type;
-  e.status := 'COMPLETED';
-  e.endpoint := p_endpoint;
-  e.idempotency_key := p_idempotency_key;
-  e.description := p_description;
-  e.reference_id := p_reference_id;
-  e.notes := p_notes;
-  e.salt := uuid_send(gen_random_uuid());
-  e.request_hash := sha256(e.salt || p_request);
-  e.text_hash := credits.text_hash(e.salt, p_description, p_reference_id, p_notes);
-  e.hash := credits.entry_hash(p_account.head_hash, e);
-  return e;
+  if num_nonnulls(p_description, p_reference_id, p_notes) > 0 then
+    v_text_hash := credits.text_hash(v_salt, p_description, p_reference_id, p_notes);
+  end if;
+  -- One expression for all columns, in their order: one for each would take longer than the look-ups (see charge).
+  return row(v_id, p_account.user_id, p_account.seq + 1, p_amount, p_held_amount, p_account.balance + p_amount, p_account.held + p_held_amount,
+    p_hold_id, p_related_id, p_now, p_now, null::timestamptz, null::timestamptz, null::date, false, p_type, 'COMPLETED'::text, p_endpoint, p_idempotency_key,
+    p_description, p_reference_id, p_notes, v_salt, v_request_hash, v_text_hash,
+    sha256(p_account.head_hash || record_send(row(v_id, p_account.user_id, p_account.seq + 1, convert_to(p_type, 'UTF8'), p_amount, p_held_amount,
+      p_account.balance + p_amount, p_account.held + p_held_amount, p_hold_id, p_related_id, null::date, p_now, p_now, convert_to(p_endpoint, 'UTF8'),
+      convert_to(p_idempotency_key, 'UTF8'), v_request_hash, v_text_hash))))::credits.transactions;
 end
 $$;
 comment on function credits.next_entry(credits.accounts, text, bigint, timestamptz, bigint, bigint, text, bytea, text, text, text, text, bigint, bigint) is
@@ -176,7 +165,7 @@ begin
         null::bigint, null::bigint, null::date, v_now, v_now, convert_to(p_endpoint, 'UTF8'), convert_to(p_idempotency_key, 'UTF8'), v_request_hash,
         v_text_hash)))
     where a.user_id = p_user_id and a.xmin = (select seen.xmin from credits.accounts as seen where seen.user_id = p_user_id) and a.balance - a.held >= v_amount
-      and not exists (select from credits.transactions as t where t.user_id = p_user_id and t.idempotency_key = p_idempotency_key)
+      and not exists (select from credits.transactions as t where uuid_send(t.user_id) = uuid_send(p_user_id) and t.idempotency_key = p_idempotency_key)
     returning a.seq, a.balance, a.held, a.head_hash
   )
   insert into credits.transactions (id, user_id, seq, type, status, amount, balance_after, held_after, created_at, final_at,

@@ -154,7 +154,7 @@ begin
     perform credits.invalid('user_id', null, 'an operation names its user');
   end if;
   perform credits.lock_account(p_user_id), credits.allocate_locked(v_period, array[p_user_id]);
-  return (select t.id from credits.transactions as t where t.user_id = p_user_id and t.period = v_period);
+  return (select t.id from credits.transactions as t where uuid_send(t.user_id) = uuid_send(p_user_id) and t.period = v_period);
 end
 $$;
 comment on function credits.allocate(uuid) is
@@ -181,7 +181,7 @@ begin
   ) as d
   where d.amount > 0
     -- The limit keeps this a look-up in the index for each account; a join would read the whole table where statistics are old.
-    and not coalesce((select true from credits.transactions as x where x.user_id = d.user_id and x.period = p_period limit 1), false);
+    and not coalesce((select true from credits.transactions as x where uuid_send(x.user_id) = uuid_send(d.user_id) and x.period = p_period limit 1), false);
 end
 $$;
 comment on function credits.allocations_due(date, uuid[]) is

@@ -66,7 +66,7 @@ begin
       coalesce(a.is_plain, false) and not a.is_odd and t.id is null as is_new, uuid_send(gen_random_uuid()) as salt
     from kept as a
     left join lateral (
-      select x.id, x.salt, x.request_hash from credits.transactions as x where x.user_id = a.user_id and x.idempotency_key = a.key limit 1) as t on true
+      select x.id, x.salt, x.request_hash from credits.transactions as x where uuid_send(x.user_id) = uuid_send(a.user_id) and x.idempotency_key = a.key limit 1) as t on true
   ), spent as (
     select s.*, credits.spend(s.available, s.price, s.held) over w as left_after
     from seen as s
@@ -115,7 +115,7 @@ begin
   if array_position(v_outcomes, null) is not null then
     for v_place in select o.place from unnest(v_outcomes) with ordinality as o(outcome, place) where o.outcome is null order by o.place loop
       v_outcomes[v_place] := case when exists (
-        select from credits.transactions as t where t.user_id = p_user_ids[v_place] and t.idempotency_key = p_idempotency_keys[v_place])
+        select from credits.transactions as t where uuid_send(t.user_id) = uuid_send(p_user_ids[v_place]) and t.idempotency_key = p_idempotency_keys[v_place])
         then 'repeated' else 'charged' end;
       begin
         v_ids[v_place] := credits.charge(p_user_ids[v_place], p_amounts[v_place], p_idempotency_keys[v_place], p_endpoints[v_place],

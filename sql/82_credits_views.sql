@@ -188,13 +188,13 @@ select 'entry: a month or a key twice', d.user_id, t.id, null, d.idempotency_key
 from (
   select x.user_id, x.idempotency_key from credits.transactions as x where x.idempotency_key is not null group by x.user_id, x.idempotency_key having count(*) > 1
 ) as d
-cross join lateral (select x.id from credits.transactions as x where x.user_id = d.user_id and x.idempotency_key = d.idempotency_key offset 0) as t
+cross join lateral (select x.id from credits.transactions as x where uuid_send(x.user_id) = uuid_send(d.user_id) and x.idempotency_key = d.idempotency_key offset 0) as t
 union all
 select 'entry: a month or a key twice', d.user_id, t.id, null, d.period::text
 from (
   select x.user_id, x.period from credits.transactions as x where x.period is not null group by x.user_id, x.period having count(*) > 1
 ) as d
-cross join lateral (select x.id from credits.transactions as x where x.user_id = d.user_id and x.period = d.period offset 0) as t
+cross join lateral (select x.id from credits.transactions as x where uuid_send(x.user_id) = uuid_send(d.user_id) and x.period = d.period offset 0) as t
 union all
 select 'hold: it does not agree with its entries', h.user_id, null, h.id,
   format('%s: amount %s, captured %s, opened at %s, closed at %s', h.status, h.amount, h.captured, h.opened_seq, h.closed_seq)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -217,4 +218,30 @@ func (l *ledger) holdAndClose(random *rand.Rand, user string, amount int64, key 
 		return 0
 	}
 	return part
+}
+
+// Statistics say that users have an entry each, and one has thousands: a plan that is kept must not walk through them. (By user and key, the
+// index by user and seq once seemed as good.)
+func TestOneUserWithMostOfTheEntries_CostsNoMoreThanOthers(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	l.exec(`insert into credits.accounts (user_id, tier, created_at) select gen_random_uuid(), 'standard', now() from generate_series(1, 5000)`)
+	l.exec("select credits.grant(a.user_id, 1, 'opening') from credits.accounts as a")
+	l.exec("vacuum (analyze) credits.accounts, credits.transactions")
+	user := l.user("standard", 100000)
+	l.exec("select credits.charge($1, 1, n::text) from generate_series(1, 3000) as n", user)
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, l.URL) // one that has read nothing so far
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(ctx)) }()
+	for n, statement := range []string{"select credits.charge($1, 1, 'a' || $2::text)", "select credits.grant($1, 1, 'b' || $2::text)",
+		"select transaction_id from credits.charge_many(array[$1::uuid], '{1}', array['c' || $2::text])", "select credits.allocate($1) where $2::text <> ''"} {
+		for i := range 12 {
+			_, err := conn.Exec(ctx, statement, user, strconv.Itoa(100*n+i))
+			require.NoError(t, err)
+		}
+		read, err := askOf[int64](conn, "select coalesce(idx_tup_fetch, 0) + seq_tup_read from pg_stat_xact_user_tables where schemaname = 'credits' and relname = 'transactions'")
+		require.NoError(t, err)
+		require.Less(t, read, int64(1000), "entries read so far, after %s", statement)
+	}
 }

@@ -15,6 +15,11 @@ import (
 // A forger knows everything: it computes balances and hashes as the ledger does, moves the head, and writes the hold with the entry. It
 // owns the tables. Only one thing about each forgery is wrong.
 const forger = `
+create function model.entry_hash(p_previous bytea, e credits.transactions) returns bytea language sql stable as $$
+  select sha256(p_previous || record_send(row(e.id, e.user_id, e.seq, convert_to(e.type, 'UTF8'), e.amount, e.held_amount, e.balance_after, e.held_after,
+    e.hold_id, e.related_id, e.period, e.created_at, e.final_at, convert_to(e.endpoint, 'UTF8'), convert_to(e.idempotency_key, 'UTF8'), e.request_hash,
+    e.text_hash)))
+$$;
 create function model.forge(p_user uuid, p_entry jsonb, p_hold jsonb default null, p_moves boolean default true) returns void language plpgsql as $$
 declare
   a credits.accounts;
@@ -33,16 +38,16 @@ begin
   if (e.status = 'COMPLETED' or p_entry ? 'plain') and not p_entry ? 'balance_after' then e.balance_after := a.balance + e.amount; end if;
   if (e.status = 'COMPLETED' or p_entry ? 'plain') and not p_entry ? 'held_after' then e.held_after := a.held + e.held_amount; end if;
   if not p_entry ? 'text_hash' then e.text_hash := credits.text_hash(e.salt, e.description, e.reference_id, e.notes); end if;
-  if e.status = 'COMPLETED' and not p_entry ? 'hash' then e.hash := credits.entry_hash(a.head_hash, e); end if;
+  if e.status = 'COMPLETED' and not p_entry ? 'hash' then e.hash := model.entry_hash(a.head_hash, e); end if;
   if p_entry ? 'plain' and not p_entry ? 'hash' then -- the hash is that of a plain charge, whatever else it says
     plain := e;
     plain.type := 'deduction'; plain.held_amount := 0; plain.hold_id := null; plain.related_id := null; plain.period := null; plain.text_hash := null;
-    e.hash := credits.entry_hash(a.head_hash, plain);
+    e.hash := model.entry_hash(a.head_hash, plain);
   end if;
   if p_hold is not null then
     h.id := coalesce(e.hold_id, nextval('credits.holds_id_seq')); h.user_id := p_user; h.amount := e.held_amount; h.captured := 0; h.opened_seq := e.seq;
     h.created_at := e.created_at; h.expires_at := e.created_at + interval '1 hour'; h.status := 'open';
-    if not p_entry ? 'hold_id' then e.hold_id := h.id; e.hash := credits.entry_hash(a.head_hash, e); end if;
+    if not p_entry ? 'hold_id' then e.hold_id := h.id; e.hash := model.entry_hash(a.head_hash, e); end if;
     h := jsonb_populate_record(h, p_hold);
   end if;
   with moved as (
@@ -67,7 +72,7 @@ begin
   e.status := 'COMPLETED'; e.seq := a.seq + 1; e.hold_id := h.id;
   e.created_at := pgtick.now(); e.final_at := pgtick.now(); e.synced_to_supabase := false; e.salt := uuid_send(gen_random_uuid());
   e := jsonb_populate_record(e, p_entry);
-  e.balance_after := a.balance + e.amount; e.held_after := a.held + e.held_amount; e.hash := credits.entry_hash(a.head_hash, e);
+  e.balance_after := a.balance + e.amount; e.held_after := a.held + e.held_amount; e.hash := model.entry_hash(a.head_hash, e);
   h.status := p_status; h.captured := p_take; h.closed_seq := e.seq; h.closed_at := e.final_at; h.reason := 'forged';
   h := jsonb_populate_record(h, p_hold);
   with moved as (
@@ -94,8 +99,8 @@ begin
   o.related_id := i.id; i.related_id := o.id;
   o := jsonb_populate_record(o, p_out); i := jsonb_populate_record(i, p_in);
   o.balance_after := a.balance + o.amount; i.balance_after := b.balance + i.amount;
-  o.hash := credits.entry_hash(a.head_hash, o);
-  i.hash := credits.entry_hash(case when p_to = a.user_id then o.hash else b.head_hash end, i);
+  o.hash := model.entry_hash(a.head_hash, o);
+  i.hash := model.entry_hash(case when p_to = a.user_id then o.hash else b.head_hash end, i);
   with moved as (
     update credits.accounts as x set balance = n.balance_after, seq = n.seq, head_hash = n.hash
     from (select distinct on (n.user_id) n.* from (values (o.user_id, o.balance_after, o.seq, o.hash), (i.user_id, i.balance_after, i.seq, i.hash))
@@ -193,7 +198,7 @@ func pendingTo(set string) string {
 		select * into a from credits.accounts where user_id = '` + forged1 + `';
 		select * into t from credits.transactions where idempotency_key = 'pa';
 		t.status := 'COMPLETED'; t.seq := a.seq + 1; t.balance_after := a.balance + 5; t.held_after := a.held; t.final_at := pgtick.now();
-		t.hash := credits.entry_hash(a.head_hash, t);
+		t.hash := model.entry_hash(a.head_hash, t);
 		with moved as (update credits.accounts set balance = t.balance_after, seq = t.seq, head_hash = t.hash where user_id = t.user_id)
 		update credits.transactions set hash = t.hash, ` + strings.ReplaceAll(strings.ReplaceAll(set, "a.seq", "t.seq - 1"), "a.balance", "t.balance_after - 5") + ` where id = t.id; end $do$`
 }
