@@ -115,7 +115,7 @@ func (e *Engine) runAttempt(parent context.Context, a *attempt) report {
 		})
 	})
 	if !host.ended {
-		_ = host.writeProgress(ctx) // what was said last; where the claim is gone, the report will say so
+		_ = host.writeProgress(ctx, lastWordWait) // what was said last; where the claim is gone, the report will say so
 	}
 	r := report{attempt: a, ran: time.Since(started)}
 	if host.ended {
@@ -202,7 +202,7 @@ func (h *host) EndInTx(ctx context.Context, f func(pgx.Tx) (json.RawMessage, err
 	if err != nil {
 		return err
 	}
-	_ = h.writeProgress(ctx) // what was said last: the job is about to end
+	_ = h.writeProgress(ctx, progressWait) // what was said last: the job is about to end
 	if err := jobs.FinishInTransaction(ctx, tx, h.attempt.claim.Held, result); err != nil {
 		return fenced(err)
 	}

@@ -11,6 +11,7 @@ import (
 const (
 	progressEvery = 500 * time.Millisecond
 	progressWait  = 200 * time.Millisecond // for a connection; transactional tasks may have them all, and this is only advice
+	lastWordWait  = 2 * time.Second        // likewise, of a plain task that has ended: nothing is said after it
 )
 
 // progress holds what an attempt last said of itself, until it is written: at most every progressEvery, and once more at the end.
@@ -21,6 +22,7 @@ type progress struct {
 	unsaid  bool
 	saidAt  time.Time
 	writing *time.Timer // set while a write is to come
+	write   sync.Mutex  // held while one is on its way: the last word waits for it, and sees whether it came through
 }
 
 // say keeps the newest word. True: write it now; otherwise later, in the time given, is called after the rest of progressEvery.
@@ -56,23 +58,25 @@ func (h *host) Progress(ctx context.Context, done float64, note string) error {
 	if !h.said.say(done, note, h.writeLater) {
 		return nil
 	}
-	return h.writeProgress(ctx)
+	return h.writeProgress(ctx, progressWait)
 }
 
 func (h *host) writeLater() {
 	ctx, end := context.WithTimeout(context.Background(), 5*time.Second)
 	defer end()
-	if err := h.writeProgress(ctx); err != nil {
+	if err := h.writeProgress(ctx, progressWait); err != nil {
 		h.engine.log.WithFields(fields(h.attempt)).WithError(err).Debug("progress was not written")
 	}
 }
 
-func (h *host) writeProgress(ctx context.Context) error {
+func (h *host) writeProgress(ctx context.Context, wait time.Duration) error {
+	h.said.write.Lock()
+	defer h.said.write.Unlock()
 	done, note, unsaid := h.said.next()
 	if !unsaid {
 		return nil
 	}
-	waiting, end := context.WithTimeout(ctx, progressWait)
+	waiting, end := context.WithTimeout(ctx, wait)
 	defer end()
 	conn, err := h.engine.opt.Pool.Acquire(waiting)
 	if err != nil {

@@ -225,11 +225,11 @@ func (l *ledger) holdAndClose(random *rand.Rand, user string, amount int64, key 
 func TestOneUserWithMostOfTheEntries_CostsNoMoreThanOthers(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
-	l.exec(`insert into credits.accounts (user_id, tier, created_at) select gen_random_uuid(), 'standard', now() from generate_series(1, 5000)`)
+	l.exec(`insert into credits.accounts (user_id, tier, created_at) select gen_random_uuid(), 'standard', now() from generate_series(1, 1000)`)
 	l.exec("select credits.grant(a.user_id, 1, 'opening') from credits.accounts as a")
 	l.exec("vacuum (analyze) credits.accounts, credits.transactions")
 	user := l.user("standard", 100000)
-	l.exec("select credits.charge($1, 1, n::text) from generate_series(1, 3000) as n", user)
+	l.exec("select credits.charge($1, 1, n::text) from generate_series(1, 1500) as n", user)
 	ctx := context.Background()
 	conn, err := pgx.Connect(ctx, l.URL) // one that has read nothing so far
 	require.NoError(t, err)

@@ -99,8 +99,8 @@ func ledger(t testing.TB, users int) *pgtest.DB {
 func reader(t testing.TB, db *pgtest.DB) string {
 	t.Helper()
 	do(t, db, `do $$ begin
-		perform pg_advisory_xact_lock(7077);
-		if to_regrole('reader_of_tests') is null then create role reader_of_tests login password 'reader-of-tests' in role pgtick_reader; end if;
+		create role reader_of_tests login password 'reader-of-tests' in role pgtick_reader;
+	exception when duplicate_object or unique_violation then null; -- another test has made it
 	end $$`)
 	return pgtest.URLAs(db, "reader_of_tests", "reader-of-tests")
 }
