@@ -39,7 +39,7 @@ begin
   perform credits.release_expired(array(
     select h.id
     from (
-      select i.user_id, sum(i.amount) as asked, bool_or(i.amount is null) as unknown
+      select i.user_id, sum(greatest(i.amount, 0)) as asked, bool_or(i.amount is null) as unknown
       from unnest(p_user_ids, p_amounts, p_idempotency_keys) as i(user_id, amount, key)
       group by i.user_id
       having count(i.key) = count(distinct i.key)) as i

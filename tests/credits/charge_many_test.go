@@ -111,6 +111,16 @@ func TestChargeMany_ReleasesExpiredHoldsWhenTheyAreNeeded(t *testing.T) {
 	require.Equal(t, "open", one[string](l, "select status from credits.holds where user_id = $1", other), "nobody needed it")
 }
 
+// What a bad row asks for must not count against what the good ones need.
+func TestChargeMany_ReleasesExpiredHolds_BesideARowBelowZero(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	user := l.user("standard", 100)
+	l.hold(user, 60, "1 second", "h")
+	pgtest.Advance(t, l.DB, time.Minute)
+	require.Equal(t, []string{"charged", "refused TK100"}, l.chargeMany(row(user, "k1", 50), row(user, "k2", -20)))
+}
+
 func TestChargeMany_ArraysThatDoNotFit_AreRefused(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
