@@ -42,7 +42,7 @@ begin
       select i.user_id, sum(greatest(i.amount, 0)) as asked, bool_or(i.amount is null) as unknown
       from unnest(p_user_ids, p_amounts, p_idempotency_keys) as i(user_id, amount, key)
       group by i.user_id
-      having count(i.key) = count(distinct i.key)) as i
+      having count(*) = count(distinct array[i.key])) as i   -- of the others charge() takes care; two without a key are as two with the same
     join credits.accounts as a on a.user_id = i.user_id and a.held > 0 and (i.unknown or a.balance - a.held < i.asked)
     join credits.holds as h on h.user_id = a.user_id and h.status = 'open' and h.expires_at <= v_now), v_now, 'expired: released when its credits were needed');
 

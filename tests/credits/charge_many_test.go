@@ -121,6 +121,19 @@ func TestChargeMany_ReleasesExpiredHolds_BesideARowBelowZero(t *testing.T) {
 	require.Equal(t, []string{"charged", "refused TK100"}, l.chargeMany(row(user, "k1", 50), row(user, "k2", -20)))
 }
 
+// Two rows without a key are as two with the same: all of that user go through charge, which releases only what it needs.
+func TestChargeMany_TwoRowsWithoutAKey_ReleaseNothingThatIsNotNeeded(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	user := l.user("standard", 100)
+	l.hold(user, 60, "1 second", "h")
+	pgtest.Advance(t, l.DB, time.Minute)
+	nameless := row(user, "", 30)
+	nameless.key = nil
+	require.Equal(t, []string{"charged", "refused TK100", "refused TK100"}, l.chargeMany(row(user, "k1", 10), nameless, nameless))
+	require.Equal(t, "open", one[string](l, "select status from credits.holds where user_id = $1", user))
+}
+
 func TestChargeMany_ArraysThatDoNotFit_AreRefused(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
