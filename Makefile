@@ -1,12 +1,14 @@
 # Bare "make" prints the targets. None touches a database it did not start, nor writes outside the checkout, but for Debian packages that
 # .ci/prepare says it installs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint db db-stop bench proof ledger-proof ledger-mutants test-versions prepare
+.PHONY: help demo test build dist lint db db-stop bench proof ties-proof ledger-proof ledger-mutants test-versions prepare
 SHELL := /bin/sh
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/pgtick/pgtick/runner/cli.version=$(VERSION)
 VERSIONS ?= 17 18
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+DIST ?= dist
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # Most tests wait for something, so six of a package run at once.
 TESTS := -race -count=1 -parallel 6 -timeout 20m ./...
@@ -28,6 +30,16 @@ test: ## Run every test, with the race detector; what CI runs
 build: ## Build the program: bin/pgtick
 	@.ci/prepare go
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/pgtick ./runner/cmd/pgtick
+
+dist: ## Build static programs to hand out, and their checksums, into dist/ (PLATFORMS="linux/arm64": for that one; DIST=folder: into that one)
+	@.ci/prepare go
+	@mkdir -p '$(DIST)' && rm -f '$(DIST)'/pgtick_* '$(DIST)'/SHA256SUMS
+	@for platform in $(PLATFORMS); do \
+	  file=pgtick_$${platform%/*}_$${platform#*/}; \
+	  echo "$(DIST)/$$file"; \
+	  CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -trimpath -ldflags '$(LDFLAGS)' -o "$(DIST)/$$file" ./runner/cmd/pgtick || exit 1; \
+	done
+	@cd '$(DIST)' && if command -v sha256sum >/dev/null; then sha256sum pgtick_*; else shasum -a 256 pgtick_*; fi >SHA256SUMS
 
 lint: ## Look for mistakes, broken import rules and known vulnerabilities (golangci-lint, govulncheck)
 	@.ci/prepare go
@@ -53,6 +65,10 @@ bench: ## Measure: a table, and bench/out/latest.json
 proof: ## Hold 10,000 random cron expressions against walking the minutes, and other crons (PGTICK_SEED=n: the same again)
 	@.ci/prepare test
 	PGTICK_PROOF=full go test -count=1 -timeout 2h -v -run '^TestSlots_' ./tests/schedules/
+
+ties-proof: ## Chains, batches, sequences and limits under many sessions at once, kills and random calls, at length (PGTICK_SEED=n: the same calls again)
+	@.ci/prepare test
+	PGTICK_PROOF=full go test -race -count=1 -timeout 2h -v -run '^Test(Model|FanIn|Sequences|MaxRunning_Under)' ./tests/ties/
 
 ledger-proof: ## Hold the credit ledger against its model: 3,000,000 random operations, eight sessions at once, kills (PGTICK_SEED=n: the same calls again)
 	@.ci/prepare test

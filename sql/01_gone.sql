@@ -14,6 +14,10 @@ drop function if exists pgtick.expires_on(text, timestamptz);
 drop function if exists pgtick.archive(bigint[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz);
 drop function if exists credits.entry_hash(bytea, credits.transactions);
 drop function if exists credits.next_entry(credits.accounts, text, bigint, timestamptz, bigint, bigint, text, bytea, text, text, text, text, bigint);
+drop function if exists pgtick.enqueue(text, jsonb, text, integer, timestamptz, integer, interval, uuid, text, interval, text[], text, jsonb);
+drop function if exists pgtick.enqueue_many(text, jsonb[], text, integer, timestamptz, integer, interval, uuid, text[], interval, text[], text, jsonb);
+drop function if exists pgtick.enqueue_unique(text, jsonb, text, integer, timestamptz, integer, interval, uuid, text, interval, text[], text, jsonb, timestamptz);
+drop function if exists pgtick.archive_rows(tid[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz);
 drop function if exists pgtick.put_back(bigint, bigint[], bigint[], bigint[], text[], jsonb[], timestamptz[], timestamptz);
 
 -- Nor does it change a function's columns.
@@ -23,7 +27,9 @@ declare
 begin
   for v_old in
     select p.oid from pg_catalog.pg_proc as p
-    where (p.oid = to_regprocedure('pgtick.claim(bigint, text[], text[], integer)') and 'started_at' <> all (p.proargnames))
+    where (p.oid = to_regprocedure('pgtick.claim(bigint, text[], text[], integer)') and 'trace_context' <> all (p.proargnames))
+      or (p.oid = to_regprocedure('pgtick.claim_lanes(bigint, text[], text[], integer, text[], text[], integer[], timestamptz[], bigint[])')
+        and 'trace_context' <> all (p.proargnames))
       or (p.oid = to_regprocedure('pgtick.claim_suspect(bigint, text[], text[], timestamptz)') and p.prorettype <> 'tid'::regtype)
       or (p.oid = to_regprocedure('pgtick.lanes(text[], text[])') and 'run_at' <> all (p.proargnames))
   loop

@@ -111,7 +111,7 @@ begin
   else
     perform pgtick.check_retry_policy(p_policy);
     insert into pgtick.retry_policies as r (task, policy, set_at, set_by) values (p_task, p_policy, pgtick.now(), pgtick.caller())
-    on conflict (task) do update set policy = excluded.policy, set_at = excluded.set_at, set_by = excluded.set_by;
+    on conflict (task) do update set policy = excluded.policy, set_at = excluded.set_at, set_by = excluded.set_by, declared = false;
   end if;
   perform pgtick.note_action('set_retry_policy', p_task, p_policy);
 end

@@ -118,7 +118,7 @@ as $$
 declare
   v_now constant timestamptz := pgtick.now();
   v_queues text[];
-  v_count integer;
+  v_ids bigint[];
 begin
   with back as (
     update pgtick.live_jobs as j
@@ -129,11 +129,13 @@ begin
         and not exists (select from unnest(p_held, p_fences) as h(id, fence) where h.id = l.id and h.fence = l.fence)
       order by l.id
       for update skip locked))
-    returning j.queue
+    returning j.id, j.queue
   )
-  select count(*), array_agg(distinct b.queue) into v_count, v_queues from back as b;
-  if v_count > 0 then perform pgtick.wake(v_queues, v_now); end if;
-  return v_count;
+  select array_agg(b.id), array_agg(distinct b.queue) into v_ids, v_queues from back as b;
+  if v_ids is null then return 0; end if;
+  perform pgtick.free_places_of(v_ids, v_now);
+  perform pgtick.wake(v_queues, v_now);
+  return cardinality(v_ids);
 end
 $$;
 comment on function pgtick.give_back(bigint, bigint[], bigint[]) is 'Make a runner''s claims ready again, but for those named, without counting the attempt.';

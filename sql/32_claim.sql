@@ -48,8 +48,8 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 declare
-  v_id bigint;
-  v_ctid tid;
+  v_job record;
+  v_full bigint[] := '{}';
 begin
   if exists (
     select from pgtick.live_jobs as j
@@ -57,16 +57,21 @@ begin
   then
     return null;
   end if;
-  select j.id, j.ctid into v_id, v_ctid
-  from pgtick.live_jobs as j
-  where j.losses >= 2 and j.runner_id is null and j.run_at <= p_now and j.task = any (p_tasks) and j.queue = any (p_queues)
-  order by j.run_at, j.id
-  limit 1
-  for update skip locked;
-  if found then
-    update pgtick.runner_leases as r set suspect_job_id = v_id where r.id = p_runner_id;
-  end if;
-  return v_ctid;
+  for v_try in 1 .. 20 loop   -- the first one whose limits, if it has any, have room
+    select j.id, j.ctid as place, j.task, j.limit_key into v_job
+    from pgtick.live_jobs as j
+    where j.losses >= 2 and j.runner_id is null and j.run_at <= p_now and j.task = any (p_tasks) and j.queue = any (p_queues) and j.id <> all (v_full)
+    order by j.run_at, j.id
+    limit 1
+    for update skip locked;
+    exit when not found;
+    if pgtick.take_places(v_job.task, v_job.limit_key, v_job.id) then
+      update pgtick.runner_leases as r set suspect_job_id = v_job.id where r.id = p_runner_id;
+      return v_job.place;
+    end if;
+    v_full := v_full || v_job.id;
+  end loop;
+  return null;
 end
 $$;
 comment on function pgtick.claim_suspect(bigint, text[], text[], timestamptz) is 'Pick and lock at most one job that runners died with, for a runner that holds none such; its row must be locked.';
@@ -85,7 +90,7 @@ create or replace function pgtick.claim_lanes(p_runner_id bigint, p_queues text[
   p_lane_queues text[] default null, p_lane_priorities integer[] default null, p_from_run_at timestamptz[] default null, p_from_id bigint[] default null)
 returns table (id bigint, fence bigint, task text, queue text, priority smallint, attempt integer, max_attempts integer, args jsonb,
   run_at timestamptz, created_at timestamptz, timeout interval, schedule text, slot timestamptz, owner_id uuid, checkpoint jsonb,
-  started_at timestamptz)
+  started_at timestamptz, limit_key text, reservation text, trace_context jsonb)
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 set enable_seqscan = off
@@ -101,6 +106,10 @@ declare
   v_fence bigint;
   v_suspect tid;
   v_queues text[] := p_queues;
+  v_free_tasks text[] := p_tasks;
+  v_limited text[] := '{}';
+  v_limited_due boolean := false;
+  v_limited_rows tid[];
   v_tasks text[];
   v_lane_queues text[];
   v_priorities integer[];
@@ -122,13 +131,18 @@ begin
     v_queues := array(select q.queue from unnest(p_queues) as q(queue) where not exists (select from pgtick.paused_queues as p where p.queue = q.queue));
   end if;
   v_now := pgtick.now();
+  if exists (select from pgtick.limit_defs as d where d.max_running is not null) then
+    v_limited := array(select t.task from unnest(p_tasks) as t(task) where exists (select from pgtick.limit_defs as d where d.task = t.task and d.max_running is not null));
+    v_free_tasks := array(select t.task from unnest(p_tasks) as t(task) where t.task <> all (v_limited));
+    v_limited_due := pgtick.limited_due(v_limited, v_queues, v_now);
+  end if;
   v_suspects := exists (
     select from pgtick.live_jobs as j
     where j.losses >= 2 and j.runner_id is null and j.run_at <= v_now and j.task = any (p_tasks) and j.queue = any (v_queues));
   if p_lane_tasks is null then
     select array_agg(l.task), array_agg(l.queue), array_agg(l.priority), array_agg(first.run_at), array_agg(first.id)
     into v_tasks, v_lane_queues, v_priorities, v_run_at, v_id
-    from pgtick.lanes(p_tasks, v_queues) as l
+    from pgtick.lanes(v_free_tasks, v_queues) as l
     cross join lateral (
       select due.run_at, due.id
       from pgtick.live_jobs as due
@@ -140,13 +154,13 @@ begin
     select array_agg(l.task), array_agg(l.queue), array_agg(l.priority), array_agg(l.run_at), array_agg(l.id)
     into v_tasks, v_lane_queues, v_priorities, v_run_at, v_id
     from unnest(p_lane_tasks, p_lane_queues, p_lane_priorities, p_from_run_at, p_from_id) as l(task, queue, priority, run_at, id)
-    where l.queue = any (v_queues);
+    where l.queue = any (v_queues) and l.task <> all (v_limited);
   end if;
   v_lanes := coalesce(cardinality(v_tasks), 0);
 
   if v_suspects then
     select r.lease_until into v_lease_until from pgtick.runner_leases as r where r.id = p_runner_id and r.ended_at is null for no key update;
-  elsif v_lanes > 0 then
+  elsif v_lanes > 0 or v_limited_due then
     select r.lease_until into v_lease_until from pgtick.runner_leases as r where r.id = p_runner_id and r.ended_at is null for key share;
   else
     select r.lease_until into v_lease_until from pgtick.runner_leases as r where r.id = p_runner_id and r.ended_at is null;
@@ -157,7 +171,7 @@ begin
     raise exception using errcode = 'TK003', message = format('the lease of runner %s ran out at %s', p_runner_id, v_lease_until),
       hint = 'Call pgtick.heartbeat, then claim again.';
   end if;
-  if v_lanes = 0 and not v_suspects then return; end if;   -- nothing was written or locked, so there is nothing to flush at the commit
+  if v_lanes = 0 and not v_suspects and not v_limited_due then return; end if;   -- nothing was written or locked, so there is nothing to flush at the commit
   v_fence := nextval('pgtick.fence_seq');
   if v_suspects then v_suspect := pgtick.claim_suspect(p_runner_id, v_queues, p_tasks, v_now); end if;
   v_turn := pg_catalog.hashint8extended(v_fence, p_runner_id) & 9223372036854775807;
@@ -199,8 +213,12 @@ begin
       limit p_n
       for update skip locked) as picked
     limit p_n);
-  if v_shared is not null or v_suspect is not null then   -- these first, then the others as far as there is room
-    v_shared := array_remove(v_suspect || v_shared, null);
+  if v_limited_due then
+    v_limited_rows := pgtick.pick_limited(v_limited, v_queues, p_n - case when v_suspect is null then 0 else 1 end, v_now, cardinality(v_picked),
+      (select j.priority from pgtick.live_jobs as j where j.ctid = v_picked[1]), v_turn);
+  end if;
+  if v_shared is not null or v_suspect is not null or v_limited_rows is not null then   -- these first, then the others as far as there is room
+    v_shared := array_remove(v_suspect || v_limited_rows || v_shared, null);
     v_picked := (v_shared || array(
       select p.ctid from unnest(v_picked) with ordinality as p(ctid, place)
       where not exists (select from unnest(v_shared) as s(ctid) where s.ctid = p.ctid) order by p.place))[1:p_n];
@@ -211,12 +229,13 @@ begin
     set runner_id = p_runner_id, fence = v_fence, attempt = j.attempt + 1, started_at = v_now
     where j.ctid = any (v_picked)
     returning j.id, j.fence, j.task, j.queue, j.priority, j.attempt, j.max_attempts, j.args, j.run_at, j.created_at, j.timeout, j.schedule_id, j.slot,
-      j.owner_id, j.started_at
+      j.owner_id, j.started_at, j.limit_key, j.reservation, j.trace_context
   )
   select c.id, c.fence, c.task, c.queue, c.priority, c.attempt, c.max_attempts, c.args, c.run_at, c.created_at, c.timeout,
     case when c.schedule_id is not null then (select s.name from pgtick.schedule_defs as s where s.id = c.schedule_id) end,
     c.slot, c.owner_id,
-    case when c.attempt > 1 then (select n.checkpoint from pgtick.job_notes as n where n.job_id = c.id) end, c.started_at
+    case when c.attempt > 1 then (select n.checkpoint from pgtick.job_notes as n where n.job_id = c.id) end, c.started_at,
+    c.limit_key, c.reservation, c.trace_context
   from claimed as c
   order by c.priority, c.run_at, c.id;
 end
@@ -227,7 +246,7 @@ comment on function pgtick.claim_lanes(bigint, text[], text[], integer, text[], 
 create or replace function pgtick.claim(p_runner_id bigint, p_queues text[], p_tasks text[], p_n integer)
 returns table (id bigint, fence bigint, task text, queue text, priority smallint, attempt integer, max_attempts integer, args jsonb,
   run_at timestamptz, created_at timestamptz, timeout interval, schedule text, slot timestamptz, owner_id uuid, checkpoint jsonb,
-  started_at timestamptz)
+  started_at timestamptz, limit_key text, reservation text, trace_context jsonb)
 language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 as $$
@@ -251,7 +270,8 @@ as $$
 begin
   return (select min(first.run_at)
   from pgtick.runner_leases as r
-  cross join lateral pgtick.lanes(r.tasks, array(select q.queue from unnest(r.queues) as q(queue)
+  cross join lateral pgtick.lanes(case when exists (select from pgtick.limit_defs as d where d.max_running is not null)
+    then array(select t.task from unnest(r.tasks) as t(task) where not pgtick.is_full(t.task)) else r.tasks end, array(select q.queue from unnest(r.queues) as q(queue)
     where not exists (select from pgtick.paused_queues as p where p.queue = q.queue))) as l
   cross join lateral (
     select j.run_at from pgtick.live_jobs as j

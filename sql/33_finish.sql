@@ -94,7 +94,7 @@ comment on function pgtick.unblock_overlap(bigint[], timestamptz) is
 -- times as long as the insert of one job, and the planner would do so each time, since its guess for an unknown array is a bad one. And
 -- jit off: a guess that is far too high would have it compile for a second and a half what runs for ten milliseconds.
 create or replace function pgtick.archive_rows(p_rows tid[], p_ids bigint[], p_states text[], p_results jsonb[], p_errors jsonb[],
-  p_keep_fence boolean, p_now timestamptz)
+  p_keep_fence boolean, p_now timestamptz, p_settle boolean default true)
 returns integer
 language plpgsql volatile parallel unsafe
 set search_path = ''
@@ -108,6 +108,11 @@ declare
     select from pgtick.job_notes as n
     where n.job_id between (select min(i.id) from unnest(p_ids) as i(id)) and (select max(i.id) from unnest(p_ids) as i(id)));
   v_ruled constant boolean := exists (select from pgtick.retentions);
+  -- Outside READ COMMITTED they may be there and not be seen: then rescue() has to look.
+  v_linked constant boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+    or exists (select from pgtick.job_links as l where l.on_job_id between (select min(i.id) from unnest(p_ids) as i(id)) and (select max(i.id) from unnest(p_ids) as i(id)))
+    or exists (select from pgtick.job_links as l where l.job_id between (select min(i.id) from unnest(p_ids) as i(id)) and (select max(i.id) from unnest(p_ids) as i(id)));
+  v_limited constant text[] := array(select d.task from pgtick.limit_defs as d where d.max_running is not null);
   -- Worked out once: a call for each row (of a function with a search_path, which is never inlined) took a sixth of all the time.
   v_done_until constant date := pgtick.default_expiry('done', p_now);
   v_other_until constant date := pgtick.default_expiry('failed', p_now);
@@ -116,6 +121,7 @@ declare
   v_unique bigint[];
   v_unique_states text[];
   v_unique_days date[];
+  v_ended pgtick.ended[];
 begin
   with gone as (
     delete from pgtick.live_jobs as j
@@ -125,21 +131,24 @@ begin
   ), kept as (
     insert into pgtick.history (id, task, queue, priority, state, run_at, attempt, uncounted, max_attempts, losses, deaths, timeout, args, owner_id,
       schedule_id, slot, created_at, runner_id, fence, started_at, finished_at, result, error, done, note, earlier_attempts, uniqueness, retry_policy,
-      expires_on)
-    select g.id, g.task, g.queue, g.priority, g.state, g.run_at, g.attempt, g.uncounted, g.max_attempts, g.losses, g.deaths, g.timeout, g.args, g.owner_id,
+      after_jobs, after_any, batch_id, sequence_key, sequence_skips, limit_key, trace_context, expires_on)
+    select g.id, g.task, g.queue, g.priority, g.state, coalesce(g.wanted_at, g.run_at), g.attempt, g.uncounted, g.max_attempts, g.losses, g.deaths, g.timeout, g.args, g.owner_id,
       g.schedule_id, g.slot, g.created_at, g.runner_id, case when p_keep_fence then g.fence end, g.started_at, p_now,
       case when g.result is not null then pgtick.fit_result(g.result) end, case when g.error is not null then pgtick.fit_error(g.error) end,
       case when v_noted then (select n.done from pgtick.job_notes as n where n.job_id = g.id) end,
       case when v_noted then (select n.note from pgtick.job_notes as n where n.job_id = g.id) end,
-      g.earlier_attempts, g.uniqueness, g.retry_policy,
+      g.earlier_attempts, g.uniqueness, g.retry_policy, g.after_jobs, g.after_any, g.batch_id, g.sequence_key, g.sequence_skips, g.limit_key, g.trace_context,
       case when v_ruled or g.uniqueness is not null then pgtick.expires_on(g.task, g.queue, g.state, g.uniqueness, p_now)
         when g.state = 'done' then v_done_until else v_other_until end
     from gone as g
-    returning history.id, history.schedule_id, history.state, history.uniqueness, history.expires_on
+    returning history.id, history.task, history.schedule_id, history.state, history.uniqueness, history.expires_on, history.batch_id, history.sequence_key,
+      history.sequence_skips, history.limit_key
   )
   select count(*), array_agg(k.schedule_id) filter (where k.schedule_id is not null), array_agg(k.id) filter (where k.uniqueness is not null),
-    array_agg(k.state) filter (where k.uniqueness is not null), array_agg(k.expires_on) filter (where k.uniqueness is not null)
-  into v_moved, v_schedules, v_unique, v_unique_states, v_unique_days from kept as k;
+    array_agg(k.state) filter (where k.uniqueness is not null), array_agg(k.expires_on) filter (where k.uniqueness is not null),
+    array_agg((k.id, k.task, k.state, k.batch_id, k.sequence_key, k.sequence_skips, k.limit_key)::pgtick.ended)
+      filter (where v_linked or k.batch_id is not null or k.sequence_key is not null or k.task = any (v_limited))
+  into v_moved, v_schedules, v_unique, v_unique_states, v_unique_days, v_ended from kept as k;
   if v_noted then
     delete from pgtick.job_notes as n
     where n.job_id = any (array(
@@ -150,11 +159,12 @@ begin
   end if;
   if v_unique is not null then perform pgtick.settle_keys(v_unique, v_unique_states, v_unique_days); end if;
   if v_schedules is not null then perform pgtick.unblock_overlap(v_schedules, p_now); end if;
+  if v_ended is not null and p_settle then perform pgtick.settle(v_ended, p_now); end if;
   return v_moved;
 end
 $$;
-comment on function pgtick.archive_rows(tid[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz) is
-  'Move locked live jobs to history, each in its final state with its result and error (p_states, p_results, p_errors in the order of p_rows; null: all done, none), and return how many. p_ids holds at least their ids.';
+comment on function pgtick.archive_rows(tid[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz, boolean) is
+  'Move locked live jobs to history, each in its final state with its result and error (p_states, p_results, p_errors in the order of p_rows; null: all done, none), and return how many. p_ids holds at least their ids. p_settle false: the caller sees to those that waited for them.';
 
 create or replace function pgtick.archive(p_ids bigint[], p_fences bigint[], p_states text[], p_errors jsonb[], p_now timestamptz)
 returns integer
@@ -308,10 +318,11 @@ as $$
 declare
   v_queues text[];
   v_run_at timestamptz;
+  v_ids bigint[];
 begin
   with back as (
     update pgtick.live_jobs as j
-    set runner_id = null, started_at = null,
+    set runner_id = null, started_at = null, reservation = null,
       -- one that never started keeps its place, too
       run_at = case
         when o.outcome = 'released' and o.error is null and o.retry_at is null then j.run_at
@@ -325,9 +336,10 @@ begin
         else pgtick.with_attempt(j.earlier_attempts, j.attempt, j.started_at, p_now, j.runner_id, o.outcome, o.error) end
     from unnest(p_rows, p_outcomes, p_errors, p_retry_at) as o(ctid, outcome, error, retry_at)
     where j.ctid = o.ctid
-    returning j.queue, j.run_at
+    returning j.id, j.queue, j.run_at
   )
-  select array_agg(distinct b.queue), min(b.run_at) into v_queues, v_run_at from back as b;
+  select array_agg(distinct b.queue), min(b.run_at), array_agg(b.id) into v_queues, v_run_at, v_ids from back as b;
+  perform pgtick.free_places_of(v_ids, p_now);
   if v_queues is not null then perform pgtick.wake(v_queues, v_run_at); end if;
 end
 $$;
@@ -356,18 +368,20 @@ set enable_bitmapscan = off
 as $$
 declare
   v_runner_id bigint;
+  v_task text;
 begin
-  select j.runner_id into v_runner_id
+  select j.runner_id, j.task into v_runner_id, v_task
   from pgtick.live_jobs as j
   where j.id = p_job_id and j.fence = p_fence and j.runner_id is not null
   for no key update;
   if not found then perform pgtick.refuse_claim(p_job_id, p_fence); end if;
+  if exists (select from pgtick.task_rules as r where r.task = v_task) then perform pgtick.check_rules(v_task); end if;
   perform pg_catalog.set_config('idle_in_transaction_session_timeout',
     (select ceil(extract(epoch from r.lease) * 1000)::bigint::text from pgtick.runner_leases as r where r.id = v_runner_id), true);
 end
 $$;
 comment on function pgtick.check_claim(bigint, bigint) is
-  'In the task''s own transaction, last before the commit: raise TK001 unless the job is still claimed under this fence, and keep it so until the transaction ends.';
+  'In the task''s own transaction, last before the commit: raise TK001 unless the job is still claimed under this fence, and keep it so until the transaction ends. Raises TK022 and TK023 where a gate of its task refuses.';
 
 create or replace function pgtick.finish_in_transaction(p_job_id bigint, p_fence bigint, p_result jsonb default null)
 returns void
@@ -378,12 +392,13 @@ set enable_bitmapscan = off
 as $$
 begin
   perform pgtick.check_claim(p_job_id, p_fence);
-  perform pgtick.archive_rows(array(select j.ctid from pgtick.live_jobs as j where j.id = p_job_id), array[p_job_id], null,
+  -- for update: so that from here on nobody enqueues a job to wait for this one
+  perform pgtick.archive_rows(array(select j.ctid from pgtick.live_jobs as j where j.id = p_job_id for update), array[p_job_id], null,
     case when p_result is not null then array[p_result] end, null, true, pgtick.now());
 end
 $$;
 comment on function pgtick.finish_in_transaction(bigint, bigint, jsonb) is
-  'In the task''s own transaction, last before the commit: end the job as done, so that its effects and its completion commit together or not at all. Raises TK001 when the claim is lost. p_result is cut at 64 KiB.';
+  'In the task''s own transaction, last before the commit: end the job as done, so that its effects and its completion commit together or not at all. Raises TK001 when the claim is lost, TK022 and TK023 where a gate of its task refuses. p_result is cut at 64 KiB.';
 
 create or replace function pgtick.progress(p_job_id bigint, p_fence bigint, p_done real, p_note text default null)
 returns void

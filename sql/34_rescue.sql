@@ -47,11 +47,12 @@ begin
   v_count := v_count + pgtick.end_overdue(v_now);
   perform pgtick.sweep_notes();
   perform pgtick.sweep_overlaps(v_now);
+  perform pgtick.sweep_ties(v_now);
   return v_count;
 end
 $$;
 comment on function pgtick.rescue() is
-  'Give back the claims of runners that are dead: the lease found run out twice, at least a third of it apart, with no heartbeat between. Their attempts show as lost and do not count; a job under which three runners died, each holding it as its one suspect, fails. Also take from a living runner what it has not ended a lease after its timeout; that attempt counts. Returns how many claims. Never waits for a lock; anybody may call it, at any time.';
+  'Give back the claims of runners that are dead: the lease found run out twice, at least a third of it apart, with no heartbeat between. Their attempts show as lost and do not count; a job under which three runners died, each holding it as its one suspect, fails. Also take from a living runner what it has not ended a lease after its timeout; that attempt counts. Also free jobs whose blocker has ended. Returns how many claims. Never waits for a lock; anybody may call it, at any time.';
 
 create or replace function pgtick.free_claims(p_runner_ids bigint[], p_now timestamptz)
 returns integer
@@ -103,6 +104,7 @@ begin
     returning j.queue
   )
   select array_agg(distinct f.queue) into v_queues from freed as f;
+  perform pgtick.free_places_of(v_ids, p_now);
   if v_queues is not null then perform pgtick.wake(v_queues, p_now); end if;
   return cardinality(v_ids);
 end
@@ -162,6 +164,7 @@ begin
     returning j.queue, j.run_at
   )
   select array_agg(distinct f.queue), min(f.run_at) into v_queues, v_run_at from freed as f;
+  perform pgtick.free_places_of(v_ids, p_now);
   if v_queues is not null then perform pgtick.wake(v_queues, v_run_at); end if;
   return cardinality(v_ids);
 end

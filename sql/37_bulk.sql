@@ -7,7 +7,7 @@ language plpgsql stable parallel safe
 set search_path = ''
 as $$
 declare
-  v_fields constant text[] := '{id,task,queue,state,schedule,owner_id,created_before,created_after}'::text[]
+  v_fields constant text[] := '{id,task,queue,state,schedule,owner_id,batch,limit_key,sequence_key,created_before,created_after}'::text[]
     || case when p_live then '{}' else '{finished_before,finished_after,error}' end::text[];
   v_states constant text[] := case when p_live then '{ready,running}' else '{failed,cancelled}' end;
   v_condition text := 'true';
@@ -27,6 +27,7 @@ begin
     begin
       v_condition := v_condition || ' and ' || case v_field
         when 'id' then format('j.id = %L::bigint', v_value::bigint)
+        when 'batch' then format('j.batch_id = %L::bigint', v_value::bigint)
         when 'schedule' then format('j.schedule_id = (select s.id from pgtick.schedule_defs as s where s.name = %L)', v_value)
         when 'owner_id' then format('j.owner_id = %L::uuid', v_value::uuid)
         when 'created_before' then format('j.created_at < %L::timestamptz', v_value::timestamptz)
@@ -37,7 +38,7 @@ begin
         when 'state' then case when p_live then format('(j.runner_id is null) = %L::boolean', v_value = 'ready') else format('j.state = %L', v_value) end
         else format('j.%I = %L', v_field, v_value) end;
     exception when data_exception then
-      perform pgtick.invalid('filter.' || v_field, v_value, case v_field when 'id' then 'a number' when 'owner_id' then 'a uuid' else 'a time' end);
+      perform pgtick.invalid('filter.' || v_field, v_value, case v_field when 'id' then 'a number' when 'batch' then 'a number' when 'owner_id' then 'a uuid' else 'a time' end);
     end;
   end loop;
   return v_condition;
@@ -71,7 +72,7 @@ begin
 end
 $$;
 comment on function pgtick.cancel_where(jsonb) is
-  'Cancel all waiting and running jobs that a filter meets, as pgtick.cancel does, and return how many. Fields, all of which must fit: id, task, queue, state (ready, running), schedule, owner_id, created_before, created_after; at least one. pgtick.audit keeps it. Raises TK000.';
+  'Cancel all waiting and running jobs that a filter meets, as pgtick.cancel does, and return how many. Fields, all of which must fit: id, task, queue, state (ready, running), schedule, owner_id, batch, limit_key, sequence_key, created_before, created_after; at least one. pgtick.audit keeps it. Raises TK000.';
 
 create or replace function pgtick.stop_jobs(p_ids bigint[], p_why text, p_by text, p_now timestamptz)
 returns integer
@@ -137,4 +138,4 @@ begin
 end
 $$;
 comment on function pgtick.retry_where(jsonb) is
-  'Retry all failed jobs that a filter meets, as pgtick.retry does, and return how many. Fields, all of which must fit: id, task, queue, state (failed; or cancelled), schedule, owner_id, created_before, created_after, finished_before, finished_after, error (a part of its message); at least one. Jobs whose unique key another one holds stay as they are, with a warning. pgtick.audit keeps it. Raises TK000.';
+  'Retry all failed jobs that a filter meets, as pgtick.retry does, and return how many. Fields, all of which must fit: id, task, queue, state (failed; or cancelled), schedule, owner_id, batch, limit_key, sequence_key, created_before, created_after, finished_before, finished_after, error (a part of its message); at least one. Jobs whose unique key another one holds stay as they are, with a warning. pgtick.audit keeps it. Raises TK000.';

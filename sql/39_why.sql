@@ -83,6 +83,48 @@ end
 $$;
 comment on function pgtick.why_unclaimed(pgtick.live_jobs, timestamptz) is 'The part of why() about a due job and its runners.';
 
+create or replace function pgtick.why_blocked(p_job pgtick.live_jobs)
+returns table (reason text, evidence text, remedy text)
+language plpgsql stable parallel safe
+set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select 'it waits for other jobs', format('%s of them live: %s', count(*), string_agg(format('%s (%s)', j.id, case when j.runner_id is not null then 'running' when j.blocked_by is not null
+      then 'blocked by ' || j.blocked_by else 'ready' end), ', ' order by j.id) filter (where l.place <= 10)),
+    format('select * from pgtick.why(%s);', min(j.id))
+  from (select x.on_job_id, row_number() over (order by x.on_job_id) as place from pgtick.job_links as x where x.job_id = p_job.id) as l
+  join pgtick.live_jobs as j on j.id = l.on_job_id
+  where p_job.blocked_by = 'after'
+  having count(*) > 0;
+  return query
+  select 'it waits for the jobs of its batch', format('batch %s: %s live', b.id, b.live), format('select * from pgtick.jobs where batch_id = %s;', b.id)
+  from pgtick.batches as b where p_job.blocked_by = 'batch' and b.job_id = p_job.id;
+  return query
+  select case when s.key is not null then 'its sequence is stopped' else 'it waits for an earlier job of its sequence' end,
+    case when s.key is not null then format('sequence %s: job %s has failed or was cancelled at %s', s.key, s.stops[1], pgtick.utc(s.stopped_at))
+      else format('sequence %s: %s', p_job.sequence_key, coalesce('job ' || first.id || case when first.runner_id is not null then ' is running' else ' comes first' end, 'none lives; it is freed within a minute')) end,
+    case when s.key is not null then format('select pgtick.retry(%s); or go on without it: select pgtick.resume_sequence(%L);', s.stops[1], s.key)
+      else coalesce(format('select * from pgtick.why(%s);', first.id), 'Look again.') end
+  from (select) as one
+  left join pgtick.sequences as s on s.key = p_job.sequence_key and s.stops[1] < p_job.id
+  left join lateral (
+    select j.id, j.runner_id from pgtick.live_jobs as j where j.sequence_key = p_job.sequence_key and (j.id < p_job.id or j.blocked_by is null) and j.id <> p_job.id
+    order by j.blocked_by is not null, j.id + 0 limit 1) as first on true
+  where p_job.blocked_by = 'sequence';
+  return query
+  select 'its limit is full', format('%s of %s jobs of limit key %s that may run at once do: %s', coalesce(cardinality(p.holders), 0), coalesce(d.max_running::text, 'any number of'),
+      p_job.limit_key, coalesce((select string_agg(h.id::text, ', ') from unnest(p.holders[1:10]) as h(id)), 'none')),
+    format('Wait, or raise it: select pgtick.set_limit(%L, p_max_running => …, p_per_key => true);', p_job.task)
+  from (select) as one
+  left join pgtick.limit_defs as d on d.task = p_job.task and d.per_key
+  left join pgtick.limit_places as p on p.task = p_job.task and p.key = p_job.limit_key
+  where p_job.blocked_by = 'limit';
+end
+$$;
+comment on function pgtick.why_blocked(pgtick.live_jobs) is 'The part of why() about a job that waits for others.';
+
 create or replace function pgtick.why_waiting(p_job pgtick.live_jobs, p_now timestamptz)
 returns table (reason text, evidence text, remedy text)
 language plpgsql volatile parallel unsafe
@@ -103,13 +145,19 @@ begin
   from pgtick.live_jobs as j
   where p_job.blocked_by = 'overlap' and j.schedule_id = p_job.schedule_id and j.slot < p_job.slot
   order by j.slot desc limit 1;
+  return query select w.reason, w.evidence, w.remedy from pgtick.why_blocked(p_job) as w;
   if p_job.run_at > p_now and isfinite(p_job.run_at) then
+    return query select
+      case when p_job.reservation is not null then 'its rate allows it later' else null end, format('until %s, for another %s', pgtick.utc(p_job.run_at), pgtick.duration_text(p_job.run_at - p_now)),
+      format('See pgtick.limits for task %s.', p_job.task)
+    where p_job.reservation is not null;
     return query select
       case p_job.earlier_attempts -> -1 ->> 'outcome' when 'error' then 'its retry back-off is not over' when 'snoozed' then 'its task has put it off' else 'it is not due' end,
       format('until %s, for another %s%s', pgtick.utc(p_job.run_at), pgtick.duration_text(p_job.run_at - p_now),
         case when p_job.earlier_attempts -> -1 ->> 'outcome' = 'error' then format('; attempt %s of %s failed: %s', p_job.attempt - p_job.uncounted, p_job.max_attempts,
           coalesce(p_job.earlier_attempts -> -1 -> 'error' ->> 'message', 'no message')) else '' end),
-      format('select pgtick.retry(%s); makes it due now.', p_job.id);
+      format('select pgtick.retry(%s); makes it due now.', p_job.id)
+    where p_job.reservation is null;
   end if;
   if p_job.run_at <= p_now then
     begin
@@ -125,6 +173,11 @@ begin
         'Wait for it to commit; pg_stat_activity shows open transactions.'::text;
     end if;
   end if;
+  return query
+  select 'its limit is full', format('%s of %s jobs of task %s that may run at once do: %s', cardinality(p.holders), d.max_running, d.task,
+      (select string_agg(h.id::text, ', ') from unnest(p.holders[1:10]) as h(id))), format('Wait, or raise it: select pgtick.set_limit(%L, p_max_running => …);', d.task)
+  from pgtick.limit_defs as d join pgtick.limit_places as p on p.task = d.task and p.key = ''
+  where d.task = p_job.task and not d.per_key and cardinality(p.holders) >= d.max_running and p_job.run_at <= p_now;
   if p_job.losses >= 2 and p_job.run_at <= p_now then
     return query select 'two runners have died with it', format('lost %s times, %s of them while it was their only suspect', p_job.losses, p_job.deaths),
       'A runner takes one such job at a time; at 3 deaths it fails. See pgtick.attempts.'::text;
@@ -190,4 +243,4 @@ begin
 end
 $$;
 comment on function pgtick.why(bigint) is
-  'Why a job is not running (yet), the weightiest reason first, with evidence and remedy: paused queue, an earlier job that it waits for, not due, retry back-off, a locked row, no runner for its task or queue, busy workers, others before it, a runner that only polls, an old transaction. Of a running or ended job: that it is. Raises TK004.';
+  'Why a job is not running (yet), the weightiest reason first, with evidence and remedy: paused queue, jobs that it waits for (of its schedule, after, batch, sequence), a full limit, a rate, not due, retry back-off, a locked row, no runner for its task or queue, busy workers, others before it, a runner that only polls, an old transaction. Of a running or ended job: that it is. Raises TK004.';

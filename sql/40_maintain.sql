@@ -132,6 +132,7 @@ begin
     delete from pgtick.slot_log_default as s where coalesce(s.last_slot, s.slot) < v_slots_from::timestamp at time zone 'UTC';
     delete from pgtick.outages as o where o.ended_at < v_slots_from::timestamp at time zone 'UTC';
     delete from pgtick.runner_leases as r where r.freed_at < v_slots_from::timestamp at time zone 'UTC';
+    delete from pgtick.batch_defs as b where b.finished_at < v_now - interval '400 days';
     delete from pgtick.audit as a where a.at < v_now - interval '400 days';
   exception when others then
     v_problem := format('retention: %s', sqlerrm);
@@ -153,4 +154,4 @@ begin
 end
 $$;
 comment on function pgtick.maintain() is
-  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit after 400). Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
+  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400). Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';

@@ -27,11 +27,49 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 set plan_cache_mode = 'force_custom_plan'
 as $$
+declare
+  v_locked constant uuid[] := array(select a.user_id from credits.accounts as a where a.user_id = any (p_user_ids) order by a.user_id for no key update skip locked);
 begin
-  return array(select a.user_id from credits.accounts as a where a.user_id = any (p_user_ids) order by a.user_id for no key update skip locked);
+  perform set_config('credits.chunk_users', (coalesce(nullif(current_setting('credits.chunk_users', true), '')::uuid[], '{}') || v_locked)::text, true);
+  return v_locked;
 end
 $$;
-comment on function credits.lock_free_accounts(uuid[]) is 'Lock the accounts of these users in order, passing over those that are locked by others. Which were locked.';
+comment on function credits.lock_free_accounts(uuid[]) is 'Lock the accounts of these users in order, passing over those that are locked by others. Which were locked; chunk_faults() looks at them.';
+
+-- The gate of the tasks that book: what the rules beside the tables keep is seen here from the other side, account by account, before the
+-- chunk commits. Two entries an account, by the index, so that it costs a chunk the same however long the ledger is.
+create or replace function credits.chunk_faults()
+returns table (user_id uuid, what text, balance bigint, held bigint, seq bigint, last_entry bigint)
+language plpgsql stable parallel safe
+set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = 'off'
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set jit = 'off'
+as $$
+begin
+  return query
+  select a.user_id, f.what, a.balance, a.held, a.seq, t.id
+  from unnest(nullif(current_setting('credits.chunk_users', true), '')::uuid[]) as u(user_id)
+  cross join lateral (select x.* from credits.accounts as x where x.user_id = u.user_id offset 0) as a
+  left join lateral (
+    select x.id, x.seq, x.amount, x.held_amount, x.balance_after, x.held_after, x.hash
+    from credits.transactions as x where x.user_id = a.user_id and x.seq is not null order by x.seq desc limit 1) as t on true
+  left join lateral (
+    select x.balance_after, x.held_after from credits.transactions as x where x.user_id = a.user_id and x.seq = t.seq - 1 limit 1) as b on true
+  cross join lateral (select case
+    when (a.seq, a.balance, a.held, a.head_hash) is distinct from (coalesce(t.seq, 0), coalesce(t.balance_after, 0), coalesce(t.held_after, 0), coalesce(t.hash, ''))
+      then 'the account is not what its last entry says'
+    when t.seq > 1 and b.balance_after is null then 'the entry before the last is missing'
+    when t.balance_after <> coalesce(b.balance_after, 0) + t.amount or t.held_after <> coalesce(b.held_after, 0) + t.held_amount
+      then 'the last entry does not continue the one before' end as what) as f
+  where f.what is not null;
+end
+$$;
+comment on function credits.chunk_faults() is
+  'What is wrong with the accounts that this transaction''s chunks have locked: empty, or the transaction must not commit. The query of the gate "credits: accounts continue their entries".';
 
 -- Definer: the runner has no rights on the tables.
 create or replace function credits.cleanup_chunk(

@@ -50,6 +50,22 @@ func (e *RetryError) Unwrap() error { return e.Err }
 // fails the job.
 func RetryAfter(err error, delay time.Duration) error { return &RetryError{Err: err, Delay: delay} }
 
+// WaitError gives the job back until other ones have ended.
+type WaitError struct {
+	IDs  []int64
+	Done bool // until they are done: the job is cancelled when one of them fails or is cancelled
+}
+
+func (e *WaitError) Error() string { return fmt.Sprintf("waits for %d jobs", len(e.IDs)) }
+
+// WaitFor returns an error that gives the job back until all these other jobs have ended, done or not; no worker is held meanwhile. Then it
+// runs again, with what it left by SaveCheckpoint. The attempt does not count. The transaction of a transactional task commits, so that
+// the children that it has enqueued and the waiting for them are there together, or not at all.
+func WaitFor(ids ...int64) error { return &WaitError{IDs: ids} }
+
+// WaitForDone is as WaitFor, but the job is cancelled when one of the others fails or is cancelled.
+func WaitForDone(ids ...int64) error { return &WaitError{IDs: ids, Done: true} }
+
 // CancelError ends the job as cancelled.
 type CancelError struct{ Reason string }
 

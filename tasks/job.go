@@ -24,7 +24,9 @@ type Info struct {
 	Schedule    string          // name of the schedule, or empty
 	Slot        time.Time       // the planned time of the schedule, or zero
 	OwnerID     string          // UUID of the end user, or empty
-	Checkpoint  json.RawMessage // what an earlier attempt left with Checkpoint, or nil
+	Checkpoint  json.RawMessage // what an earlier attempt left with SaveCheckpoint, or nil
+
+	TraceContext map[string]string // the trace of whoever enqueued it, as a W3C carrier (traceparent, tracestate), or nil
 }
 
 // Job is one attempt of a job as its task sees it.

@@ -7,8 +7,19 @@
 //	})
 //
 // A task that returns nil has done its job. Any other error is tried again by the retry policy until the job's attempts are used
-// up; Snooze, Permanent and Cancel say otherwise. A panic is one failed attempt. A plain task runs at least once; what a task of
+// up; Snooze, RetryAfter, Permanent and Cancel say otherwise. A panic is one failed attempt. A plain task runs at least once; what a task of
 // RegisterTx writes in its transaction happens exactly once.
+//
+// Define gives a task its name, the type of its args and its defaults in one place. By it, or by Enqueue, jobs are enqueued: in a
+// transaction of the caller's, or of the task's own.
+//
+//	var welcome = tasks.Define[Welcome]("email.welcome", tasks.Queue("mail"), tasks.Timeout(time.Minute))
+//
+//	welcome.Register(registry, sendWelcome)
+//	id, err := welcome.Enqueue(ctx, tx, Welcome{Address: "ann@example.org"}, tasks.Delay(time.Hour))
+//
+// Registry.Use puts middleware around attempts: Logging here, metrics in package taskmetrics, OpenTelemetry in package tasktrace. Package
+// pgtest (tests/pgtest) runs tasks under test, with and without a database.
 package tasks
 
 import (
@@ -30,9 +41,14 @@ import (
 // Task is named code that can run, with its arguments still as JSON. Register and RegisterTx make it from a typed function.
 type Task struct {
 	Name string
-	// Run is the plain form, RunTx the transactional one; exactly one is set.
+	// Run is the plain form, RunTx the transactional one; exactly one is set. Neither has its middleware: call Attempt.
 	Run   func(ctx context.Context, call Call) error
 	RunTx func(ctx context.Context, tx pgx.Tx, call Call) error
+	// Declared is what Define says of all its jobs, as pgtick.declare_task takes it (a JSON object), or nil.
+	Declared json.RawMessage
+
+	inner   RunFunc // with the middleware that it came with
+	attempt RunFunc // and that of the registry
 }
 
 // Call is what the engine gives to a task for one attempt.
@@ -44,7 +60,10 @@ type Call struct {
 }
 
 // Registry holds the tasks that a runner serves, by name. Fill it before the runner starts.
-type Registry struct{ byName map[string]Task }
+type Registry struct {
+	byName map[string]Task
+	around []Middleware
+}
 
 // NewRegistry returns an empty registry.
 func NewRegistry() *Registry { return &Registry{byName: map[string]Task{}} }
@@ -52,42 +71,61 @@ func NewRegistry() *Registry { return &Registry{byName: map[string]Task{}} }
 // Register adds a task under a name of 1 to 200 characters. The job's args are decoded into A; a field that A does not have, or
 // one of another type, fails the job for good. It panics when the name is empty or taken: that is a mistake in the program.
 func Register[A any](r *Registry, name string, run func(ctx context.Context, job *Job[A]) error) {
-	r.add(Task{Name: name, Run: func(ctx context.Context, call Call) error {
+	r.add(Task{Name: name, Run: plain(run)})
+}
+
+func plain[A any](run func(ctx context.Context, job *Job[A]) error) RunFunc {
+	return func(ctx context.Context, call Call) error {
 		job, err := typed[A](call)
 		if err != nil {
 			return err
 		}
 		return run(ctx, job)
-	}})
+	}
 }
 
 // RegisterTx adds a task that runs in a transaction of its own. Its effects there and the job's completion commit together, or
 // not at all: exactly once, whatever is killed, frozen or cut. The transaction must not be committed or rolled back by the task.
 func RegisterTx[A any](r *Registry, name string, run func(ctx context.Context, tx pgx.Tx, job *Job[A]) error) {
-	r.add(Task{Name: name, RunTx: func(ctx context.Context, tx pgx.Tx, call Call) error {
+	r.add(Task{Name: name, RunTx: transactional(run)})
+}
+
+type runTxFunc = func(ctx context.Context, tx pgx.Tx, call Call) error
+
+func transactional[A any](run func(ctx context.Context, tx pgx.Tx, job *Job[A]) error) runTxFunc {
+	return func(ctx context.Context, tx pgx.Tx, call Call) error {
 		job, err := typed[A](call)
 		if err != nil {
 			return err
 		}
 		return run(ctx, tx, job)
-	}})
+	}
+}
+
+func checkName(name string) {
+	if name == "" || len(name) > 200 {
+		panic(fmt.Sprintf("tasks: a task's name has 1 to 200 characters: %q", name))
+	}
 }
 
 func (r *Registry) add(task Task) {
-	if task.Name == "" || len(task.Name) > 200 {
-		panic(fmt.Sprintf("tasks: a task's name has 1 to 200 characters: %q", task.Name))
-	}
+	checkName(task.Name)
 	if _, taken := r.byName[task.Name]; taken {
 		panic(fmt.Sprintf("tasks: %q is registered twice", task.Name))
 	}
-	r.byName[task.Name] = task
+	if task.inner == nil {
+		task.inner = task.itself()
+	}
+	r.byName[task.Name] = task.within(r.around)
 }
 
 // Merge adds all tasks of the others. It panics on a name that is already there.
 func (r *Registry) Merge(others ...*Registry) {
 	for _, other := range others {
 		for _, name := range other.Names() {
-			r.add(other.byName[name])
+			task := other.byName[name]
+			task.inner = task.attempt
+			r.add(task)
 		}
 	}
 }

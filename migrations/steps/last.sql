@@ -25,6 +25,30 @@ begin
 end
 $$;
 
+-- What a transaction of the credit tasks has to keep to: a chunk changes at most three rows for each of the 20,000 that it may have at most.
+do $$
+declare
+  v_new record;
+begin
+  if to_regprocedure('credits.chunk_faults()') is null then return; end if;
+  insert into pgtick.gates (name, query, set_at, set_by)
+  select 'credits: accounts continue their entries', 'select * from credits.chunk_faults()', pgtick.now(), pgtick.caller()
+  where not exists (select from pgtick.installed as i where i.kind = 'gate' and i.name = 'credits: accounts continue their entries')
+  on conflict (name) do nothing;
+  insert into pgtick.installed (kind, name, installed_at) values ('gate', 'credits: accounts continue their entries', pgtick.now()) on conflict (kind, name) do nothing;
+  for v_new in
+    select s.task, case when s.task <> 'credits.sync_credit_usage_with_supabase' then '{credits: accounts continue their entries}' else '{}' end::text[] as gates
+    from credits.default_schedules() as s
+    where not exists (select from pgtick.installed as i where i.kind = 'rules' and i.name = s.task)
+  loop
+    if not exists (select from pgtick.task_rules as r where r.task = v_new.task) and v_new.gates <@ array(select g.name from pgtick.gates as g) then
+      perform pgtick.write_rules(v_new.task, v_new.gates, 60000, false);
+    end if;
+    insert into pgtick.installed (kind, name, installed_at) values ('rules', v_new.task, pgtick.now());
+  end loop;
+end
+$$;
+
 -- pg_cron in this very database. A server has it in one database only (cron.database_name); from another one it is reached through
 -- cron.schedule_in_database, which takes a connection there: that is for "pgtick migrate" to do.
 do $$

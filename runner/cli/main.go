@@ -104,7 +104,7 @@ func newRoot(registry *tasks.Registry) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath())}
 	})
-	root.AddCommand(workCommand(registry), migrateCommand(), adoptCommand(), devCommand(registry), schedulesCommand(), creditsCommand(), configTopic())
+	root.AddCommand(workCommand(registry), healthCommand(), migrateCommand(), adoptCommand(), devCommand(registry), schedulesCommand(), creditsCommand(), configTopic())
 	wrapArgs(root)
 	return root
 }
@@ -170,14 +170,15 @@ func contains(names []string, name string) bool {
 	return false
 }
 
-func load(cmd *cobra.Command) (config.Config, error) {
+// load reads the settings; with names only those, where a command needs no database.
+func load(cmd *cobra.Command, only ...string) (config.Config, error) {
 	return config.Load(func(name string) (string, bool) {
 		flag := cmd.Flags().Lookup(name)
 		if flag == nil {
 			return "", false
 		}
 		return flag.Value.String(), flag.Changed
-	}, os.LookupEnv)
+	}, os.LookupEnv, only...)
 }
 
 func configTopic() *cobra.Command {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -17,6 +19,7 @@ import (
 	"github.com/pgtick/pgtick/runner/config"
 	"github.com/pgtick/pgtick/runner/engine"
 	"github.com/pgtick/pgtick/runner/jobs"
+	"github.com/pgtick/pgtick/runner/limit"
 	"github.com/pgtick/pgtick/runner/web"
 	"github.com/pgtick/pgtick/tasks"
 )
@@ -57,9 +60,12 @@ func work(ctx context.Context, cfg config.Config, registry *tasks.Registry, log 
 	}
 	defer pool.Close()
 	metrics := web.NewMetrics()
+	limit.LogLibrary(logrus.NewEntry(log))
+	limiter := limit.New(limit.Options{Redis: cfg.Redis, Log: logrus.NewEntry(log), Prefix: "pgtick:" + migrations.Address(cfg.Database) + ":", Observer: metrics})
+	defer closeLimiter(limiter, cfg.Redis)
 	e, err := engine.New(engine.Options{
 		Name: cfg.Name, Version: buildVersion(), Queues: cfg.Queues, Registry: withCalls(withCredits(registry, cfg), cfg), Workers: cfg.Workers,
-		Lease: cfg.Lease, Poll: cfg.Poll, Grace: cfg.Grace, NoClock: cfg.NoClock, Log: log, Observer: metrics,
+		Lease: cfg.Lease, Poll: cfg.Poll, Grace: cmp.Or(cfg.Grace, engine.NoGrace), Limiter: limiter, NoClock: cfg.NoClock, Log: log, Observer: metrics,
 		Pool: pool, Connect: connector(cfg.Database), Listen: connector(cfg.Listen),
 	})
 	if err != nil {
@@ -67,7 +73,7 @@ func work(ctx context.Context, cfg config.Config, registry *tasks.Registry, log 
 	}
 	metrics.Watch(e.Status)
 	if cfg.HTTP != "" {
-		server, err := web.Start(cfg.HTTP, e.Status, cfg.Lease, metrics, log)
+		server, err := web.Start(cfg.HTTP, cfg.Name, e.Status, cfg.Lease, metrics, log)
 		if err != nil {
 			return fmt.Errorf("serve health and metrics at %s: %w", cfg.HTTP, err)
 		}
@@ -79,6 +85,13 @@ func work(ctx context.Context, cfg config.Config, registry *tasks.Registry, log 
 	}
 	log.Info("stopped: nothing is held any more")
 	return nil
+}
+
+func closeLimiter(limiter *limit.Limiter, client redis.UniversalClient) {
+	limiter.Close()
+	if client != nil {
+		_ = client.Close()
+	}
 }
 
 // admit makes sure, before anything is claimed, that the schema is new enough and that this database is not somebody else's copy.

@@ -8,13 +8,16 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 	"github.com/sirupsen/logrus"
 
+	"github.com/pgtick/pgtick/runner/limit"
 	"github.com/pgtick/pgtick/tasks/httptask"
 )
 
@@ -34,7 +37,8 @@ type Config struct {
 	LogLevel    logrus.Level
 	LogFormat   string
 	Sync        Sync
-	Calls       httptask.Options // of jobs of the task http
+	Redis       redis.UniversalClient // for rates; nil: each runner keeps its share
+	Calls       httptask.Options      // of jobs of the task http
 }
 
 // Sync is where the credit ledger hands over its entries: this database when neither is set.
@@ -79,6 +83,7 @@ func Table() []Setting {
 		{"name", "PGTICK_NAME", "", "what the runner calls itself; default: the machine's name", readName},
 		{"log-level", "PGTICK_LOG_LEVEL", "info", "debug, info, warning or error", readLogLevel},
 		{"log-format", "PGTICK_LOG_FORMAT", "auto", "text, json, or auto: text on a terminal", readLogFormat},
+		{"redis-url", "REDIS_URL", "", "the Redis in which all runners keep the rates of pgtick.set_limit, as redis://:password@host:6379/0 (rediss:// with TLS); without one each runner keeps its share", readRedis},
 		{"sync-target", "PGTICK_SYNC_TARGET", "local", "where credit entries are handed over: local (analytics.credit_usage in this database), another Postgres as postgres://…, or a Supabase project as https://…", readSyncTarget},
 		{"sync-key", "PGTICK_SYNC_KEY", "", "the service key of that Supabase project; better in the environment, where no list of processes shows it", readSyncKey},
 		{"http-allow", "PGTICK_HTTP_ALLOW", "*", "what jobs of the task http may call, separated by commas: * (public addresses), hosts and addresses, also with a port, networks such as 10.0.0.0/8", readHTTPAllow},
@@ -86,10 +91,14 @@ func Table() []Setting {
 	}
 }
 
-// Load reads all settings; flags tells the value of a flag, and whether it was given. The first wrong one is the error.
-func Load(flags func(name string) (value string, given bool), env func(string) (string, bool)) (Config, error) {
+// Load reads all settings, or only those of the flags that are named; flags tells the value of a flag, and whether it was given. The first
+// wrong one is the error.
+func Load(flags func(name string) (value string, given bool), env func(string) (string, bool), only ...string) (Config, error) {
 	var c Config
 	for _, s := range Table() {
+		if len(only) > 0 && !slices.Contains(only, s.Flag) {
+			continue
+		}
 		value := s.Default
 		if v, ok := env(s.Env); ok && v != "" {
 			value = v
@@ -158,6 +167,13 @@ func readQueues(c *Config, value string) error {
 		return fmt.Errorf("%q names no queue", value)
 	}
 	return nil
+}
+
+func readRedis(c *Config, value string) (err error) {
+	if value != "" {
+		c.Redis, err = limit.Connect(value)
+	}
+	return err
 }
 
 func readClock(c *Config, value string) error {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -105,21 +106,19 @@ func (e *Engine) runAttempt(parent context.Context, a *attempt) report {
 	task, _ := e.opt.Registry.Lookup(a.claim.Task)
 	host := &host{engine: e, attempt: a}
 	call := e.call(a, host)
-	err := tasks.Protect(func() error {
-		if task.RunTx == nil {
-			return task.Run(ctx, call)
-		}
-		return host.EndInTx(ctx, func(tx pgx.Tx) (json.RawMessage, error) {
-			err := task.RunTx(ctx, tx, call)
-			return call.Handle.Result(), err
-		})
-	})
+	err := tasks.Protect(func() error { return task.Attempt(ctx, call) })
+	if wait := new(tasks.WaitError); errors.As(err, &wait) && !host.ended {
+		err = host.wait(ctx, e.opt.Pool, wait)
+	}
+	if errors.Is(err, jobs.ErrGate) {
+		err = host.refusedByGate(ctx, err)
+	}
 	if !host.ended {
 		_ = host.writeProgress(ctx, lastWordWait) // what was said last; where the claim is gone, the report will say so
 	}
 	r := report{attempt: a, ran: time.Since(started)}
 	if host.ended {
-		r.silent = "done"
+		r.silent = cmp.Or(host.endedAs, "done")
 		return r
 	}
 	r.outcome, r.silent = judge(context.Cause(ctx), err, call.Handle.Result())
@@ -145,7 +144,7 @@ func (e *Engine) call(a *attempt, host tasks.Host) tasks.Call {
 		Info: tasks.Info{
 			ID: c.ID, Task: c.Task, Queue: c.Queue, Priority: c.Priority, Attempt: c.Attempt, MaxAttempts: c.MaxAttempts, Fence: c.Fence,
 			RunAt: c.RunAt, CreatedAt: c.CreatedAt, Timeout: c.Timeout, Schedule: c.Schedule, Slot: c.Slot, OwnerID: c.OwnerID,
-			Checkpoint: c.Checkpoint,
+			Checkpoint: c.Checkpoint, TraceContext: c.Trace,
 		},
 		Args: c.Args,
 		// made by hand: WithFields would copy the runner's fields one by one, for each job
@@ -158,7 +157,7 @@ func (e *Engine) call(a *attempt, host tasks.Host) tasks.Call {
 // begin starts a transaction that the server ends when its session is idle for as long as the attempt has left: that of a frozen runner
 // would otherwise keep its locks for ever.
 func (e *Engine) begin(ctx context.Context, a *attempt) (pgx.Tx, error) {
-	return jobs.BeginGuarded(ctx, e.opt.Pool, time.Until(a.deadline))
+	return jobs.BeginGuarded(ctx, e.opt.Pool, time.Until(a.deadline), e.counts(a.claim.Task))
 }
 
 // commit is not cut short by the attempt's own end: a commit that was sent is better waited for than unknown. Should its answer be
@@ -189,6 +188,7 @@ type host struct {
 	attempt *attempt
 	said    progress
 	ended   bool // by a transaction that has committed
+	endedAs string
 }
 
 // EndInTx is also how transactional tasks run.
@@ -199,6 +199,15 @@ func (h *host) EndInTx(ctx context.Context, f func(pgx.Tx) (json.RawMessage, err
 	}
 	defer rollback(ctx, tx)
 	result, err := f(tx)
+	if wait := new(tasks.WaitError); errors.As(err, &wait) {
+		if err := h.wait(ctx, tx, wait); err != nil {
+			return err
+		}
+		if err := h.commitEnd(ctx, tx); err != nil {
+			return err
+		}
+		return wait // for middleware, which would otherwise take the job for done
+	}
 	if err != nil {
 		return err
 	}
@@ -206,11 +215,43 @@ func (h *host) EndInTx(ctx context.Context, f func(pgx.Tx) (json.RawMessage, err
 	if err := jobs.FinishInTransaction(ctx, tx, h.attempt.claim.Held, result); err != nil {
 		return fenced(err)
 	}
-	if err := commit(ctx, tx); err != nil {
-		return err
+	return h.commitEnd(ctx, tx)
+}
+
+func (h *host) commitEnd(ctx context.Context, tx pgx.Tx) error {
+	err := commit(ctx, tx)
+	h.ended = err == nil
+	return err
+}
+
+// wait gives the claim away; within a transaction, with its commit.
+func (h *host) wait(ctx context.Context, db jobs.DB, wait *tasks.WaitError) error {
+	outcome := "any"
+	if wait.Done {
+		outcome = "done"
 	}
-	h.ended = true
+	_ = h.writeProgress(ctx, progressWait)
+	if err := jobs.WaitFor(ctx, db, h.attempt.claim.Held, wait.IDs, outcome); err != nil {
+		if errors.Is(err, jobs.ErrFenced) || !refused(err) {
+			return fenced(err)
+		}
+		return tasks.Permanent(err) // such children can't be waited for, however often it is tried
+	}
+	_, inTx := db.(pgx.Tx)
+	h.endedAs, h.ended = "waiting", !inTx
 	return nil
+}
+
+// refusedByGate: what a gate refuses it will refuse again, so the job fails for good, and its schedule makes no more of it.
+func (h *host) refusedByGate(ctx context.Context, why error) error {
+	schedule, err := jobs.GateRefused(ctx, h.engine.opt.Pool, h.attempt.claim.Held, why.Error())
+	switch {
+	case err != nil:
+		h.engine.log.WithFields(fields(h.attempt)).WithError(err).Warn("a gate refused; the schedule could not be paused")
+	case schedule != "":
+		h.engine.log.WithFields(fields(h.attempt)).Warnf("a gate refused; schedule %s is paused", schedule)
+	}
+	return tasks.Permanent(why)
 }
 
 func (h *host) WithConn(ctx context.Context, f func(*pgx.Conn) error) error {
@@ -239,6 +280,12 @@ func (h *host) InTx(ctx context.Context, f func(pgx.Tx) error) error {
 
 func (h *host) Checkpoint(ctx context.Context, state json.RawMessage) error {
 	return fenced(jobs.Checkpoint(ctx, h.engine.opt.Pool, h.attempt.claim.Held, state))
+}
+
+// refused: by pgtick itself, for what was asked.
+func refused(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && len(pg.Code) == 5 && pg.Code[:2] == "TK"
 }
 
 // dataError tells a statement that failed because of what it was given from one that may succeed another time.

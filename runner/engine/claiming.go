@@ -165,7 +165,7 @@ func (c *control) take(ctx context.Context) (got int, late time.Duration, err er
 		c.claimFailed(err)
 		return 0, 0, err
 	}
-	return len(claims), c.given(claims, want, began), nil
+	return len(claims), c.given(ctx, claims, want, began), nil
 }
 
 // claimFailed: unless the claim was refused for what the runner is, it may be good although its answer did not come. An error of the server
@@ -179,10 +179,11 @@ func (c *control) claimFailed(err error) {
 }
 
 // given hands claims to the workers, and returns how long the longest has been due.
-func (c *control) given(claims []jobs.Claim, want jobs.Wanted, began time.Time) (late time.Duration) {
+func (c *control) given(ctx context.Context, claims []jobs.Claim, want jobs.Wanted, began time.Time) (late time.Duration) {
 	now := time.Now()
 	c.marks.note(want.From == nil, want.N, claims, began, now.Sub(began))
 	c.troubles = 0 // it answers: the next trouble is a new one
+	claims = c.allowed(ctx, claims)
 	if len(claims) == 0 {
 		return 0
 	}
@@ -218,7 +219,7 @@ func (c *control) exchange(ctx context.Context, batch []report) (again []report,
 		return batch, nil
 	}
 	again = c.settleReports(batch, refused)
-	c.given(claims, want, began)
+	c.given(ctx, claims, want, began)
 	if len(claims) == 0 && want.From == nil {
 		return again, c.fallAsleep(ctx)
 	}

@@ -49,6 +49,7 @@ type control struct {
 	speed    speed
 	marks    watermarks
 	idle     idle
+	limits   limits
 	probe    probe
 	stopping bool
 
@@ -101,7 +102,7 @@ func (c *control) turn(ctx context.Context) error {
 	if time.Now().Before(c.retryAt) {
 		return nil
 	}
-	for _, step := range []func(context.Context) error{c.connect, c.register, c.tick, c.report, c.tick, c.reconcile, c.claim, c.rescue, c.testListener} {
+	for _, step := range []func(context.Context) error{c.connect, c.register, c.tick, c.report, c.tick, c.reconcile, c.readLimits, c.claim, c.rescue, c.testListener} {
 		if err := c.heartbeat(ctx); err != nil {
 			return err
 		}
@@ -142,12 +143,16 @@ func (c *control) register(ctx context.Context) error {
 	}
 	ctx, end := c.call(ctx)
 	defer end()
+	if err := c.declare(ctx); err != nil {
+		return err
+	}
 	id, err := jobs.Register(ctx, c.conn, c.e.runner())
 	if err != nil {
 		return err
 	}
 	c.runner, c.heartbeatAt, c.idle = id, time.Now().Add(c.beat()), idle{look: true}
 	c.probe.forget()
+	c.limits = limits{}
 	c.e.update(func(s *Status) { s.RunnerID, s.LastContact = id, time.Now() })
 	c.e.log.WithField("runner", fmt.Sprintf("%s (%d)", c.e.opt.Name, id)).Info("runner registered")
 	return nil
@@ -387,6 +392,8 @@ func (c *control) wait(ctx context.Context) {
 		c.tickAt = time.Now()
 	case <-c.e.signals.probe:
 		c.probe.wanted = true
+	case <-c.e.signals.limits:
+		c.limits.at = time.Time{}
 	case token := <-c.e.signals.heard:
 		c.heardProbe(token)
 	}
@@ -412,6 +419,9 @@ func (c *control) nextDue() time.Time {
 	}
 	if c.canReport() {
 		earlier(c.reportAt)
+	}
+	if !c.stopping {
+		earlier(c.limits.at)
 	}
 	if !c.stopping && !c.e.opt.NoClock {
 		earlier(c.tickAt)

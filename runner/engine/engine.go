@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/pgtick/pgtick/runner/jobs"
+	"github.com/pgtick/pgtick/runner/limit"
 	"github.com/pgtick/pgtick/tasks"
 )
 
@@ -29,14 +31,18 @@ type Options struct {
 	Workers  int             // attempts at a time; 0 means 20
 	Lease    time.Duration   // 0 means 30 s
 	Poll     time.Duration   // how often to look without a notification; 0 means 5 s
-	Grace    time.Duration   // for running attempts at the end; 0 means 25 s
+	Grace    time.Duration   // for running attempts at the end; 0 means 25 s, NoGrace none
 	Log      *logrus.Logger  // nil means the standard logger
 	Observer Observer        // nil means nobody
 	Pool     *pgxpool.Pool   // for tasks, and for what takes longer than a moment
+	Limiter  *limit.Limiter  // of rates; nil means one without Redis
 	NoClock  bool            // leave slots to other clocks: pg_cron, other runners
 	Connect  Connector       // of the control connection
 	Listen   Connector       // of the listener's; nil means poll only
 }
+
+// NoGrace cancels running attempts as soon as the engine stops.
+const NoGrace time.Duration = -1
 
 // Connector opens a connection for the engine's own use.
 type Connector func(ctx context.Context) (*pgx.Conn, error)
@@ -44,6 +50,7 @@ type Connector func(ctx context.Context) (*pgx.Conn, error)
 // Observer is told what happens, for metrics. Its methods return at once.
 type Observer interface {
 	Claimed(jobs int)
+	HeldBack(jobs int) // that their rates did not allow yet
 	Finished(task, queue, outcome string, waited, ran time.Duration)
 	Refused(outcomes int) // outcomes that came under an old fence
 	Ticked(jobs int)
@@ -55,6 +62,7 @@ type Observer interface {
 type nobody struct{}
 
 func (nobody) Claimed(int)                                                   {}
+func (nobody) HeldBack(int)                                                  {}
 func (nobody) Finished(string, string, string, time.Duration, time.Duration) {}
 func (nobody) Refused(int)                                                   {}
 func (nobody) Ticked(int)                                                    {}
@@ -77,6 +85,9 @@ func (o Options) withDefaults() Options {
 	if o.Observer == nil {
 		o.Observer = nobody{}
 	}
+	if o.Limiter == nil {
+		o.Limiter = limit.New(limit.Options{Log: logrus.NewEntry(o.Log)})
+	}
 	return o
 }
 
@@ -89,6 +100,7 @@ type Engine struct {
 	backlog *backlog // claimed, for the workers
 	ends    *ends    // for the control loop
 	signals *signals // what the listener heard
+	counted atomic.Pointer[map[string]bool]
 
 	mu     sync.Mutex
 	status Status

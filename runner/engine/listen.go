@@ -15,17 +15,19 @@ const (
 	channelJobs  = "pgtick"      // payload: the queue
 	channelStop  = "pgtick_stop" // payload: the runner that shall stop an attempt
 	channelTick  = "pgtick_tick" // a schedule has changed
+	channelLimit = "pgtick_limits"
 	channelProbe = "pgtick_probe"
 )
 
 // signals is what the listener tells the control loop. A channel of size one each: a second signal before the first was seen adds
 // nothing.
 type signals struct {
-	look  chan struct{} // there may be jobs
-	stop  chan struct{} // a heartbeat will tell what to stop
-	tick  chan struct{} // the next slot may be nearer
-	probe chan struct{} // the listener listens: test it
-	heard chan string   // a probe came back
+	look   chan struct{} // there may be jobs
+	stop   chan struct{} // a heartbeat will tell what to stop
+	tick   chan struct{} // the next slot may be nearer
+	limits chan struct{} // they have changed
+	probe  chan struct{} // the listener listens: test it
+	heard  chan string   // a probe came back
 
 	mu   sync.Mutex
 	conn *pgx.Conn // the listener's, to be cut when it is deaf
@@ -33,7 +35,7 @@ type signals struct {
 
 func newSignals() *signals {
 	one := func() chan struct{} { return make(chan struct{}, 1) }
-	return &signals{look: one(), stop: one(), tick: one(), probe: one(), heard: make(chan string, 8)}
+	return &signals{look: one(), stop: one(), tick: one(), limits: one(), probe: one(), heard: make(chan string, 8)}
 }
 
 func raise(signal chan struct{}) {
@@ -79,6 +81,7 @@ func (e *Engine) listen(ctx context.Context) {
 	listener.Handle(channelJobs, pgxlisten.HandlerFunc(e.heardJobs))
 	listener.Handle(channelStop, hears(e.signals.stop))
 	listener.Handle(channelTick, hears(e.signals.tick))
+	listener.Handle(channelLimit, hears(e.signals.limits))
 	listener.Handle(channelProbe, prober{e.signals})
 	_ = listener.Listen(ctx) // ends with ctx only
 }

@@ -14,31 +14,40 @@ import (
 // there is none, and silent says so.
 func judge(cause, err error, result json.RawMessage) (outcome jobs.Outcome, silent string) {
 	var snooze *tasks.SnoozeError
+	var again *tasks.RetryError
+	outcome.Name = tasks.Outcome(cause, err)
+	switch outcome.Name {
+	case "fenced":
+		return jobs.Outcome{}, "fenced"
+	case "done":
+		outcome.Result = storable(result)
+	case "snoozed":
+		errors.As(err, &snooze)
+		outcome.Delay = snooze.Delay
+	case "error":
+		if !errors.Is(cause, tasks.ErrTimeout) && errors.As(err, &again) {
+			outcome.Delay = max(again.Delay, 0)
+		}
+		outcome.Error = describe(withCause(cause, err))
+	default:
+		outcome.Error = describe(withCause(cause, err))
+	}
+	return outcome, ""
+}
+
+// withCause tells of a stop from outside as well, unless the task has ended the job by its own word.
+func withCause(cause, err error) error {
 	var permanent *tasks.PermanentError
 	var cancel *tasks.CancelError
-	var again *tasks.RetryError
-	switch {
-	case err == nil:
-		return jobs.Outcome{Name: "done", Result: storable(result)}, ""
-	case errors.Is(err, tasks.ErrFenced) || errors.Is(cause, tasks.ErrFenced):
-		return jobs.Outcome{}, "fenced"
-	case errors.As(err, &cancel):
-		return jobs.Outcome{Name: "cancelled", Error: describe(err)}, ""
-	case errors.As(err, &snooze):
-		return jobs.Outcome{Name: "snoozed", Delay: snooze.Delay}, ""
-	case errors.As(err, &permanent):
-		return jobs.Outcome{Name: "failed", Error: describe(err)}, ""
-	case errors.Is(cause, tasks.ErrCancelled):
-		return jobs.Outcome{Name: "cancelled", Error: describe(errors.Join(cause, err))}, ""
-	case errors.Is(cause, tasks.ErrShutdown):
-		return jobs.Outcome{Name: "released", Error: describe(errors.Join(cause, err))}, ""
-	case errors.Is(cause, tasks.ErrTimeout):
-		return jobs.Outcome{Name: "error", Error: describe(errors.Join(cause, err))}, ""
-	case errors.As(err, &again):
-		return jobs.Outcome{Name: "error", Error: describe(err), Delay: max(again.Delay, 0)}, ""
-	default:
-		return jobs.Outcome{Name: "error", Error: describe(err)}, ""
+	if errors.As(err, &permanent) || errors.As(err, &cancel) {
+		return err
 	}
+	for _, stop := range []error{tasks.ErrCancelled, tasks.ErrShutdown, tasks.ErrTimeout} {
+		if errors.Is(cause, stop) {
+			return errors.Join(cause, err)
+		}
+	}
+	return err
 }
 
 // describe is an error as the database keeps it. The limits leave room for the database's own, which cut without looking.

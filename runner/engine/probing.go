@@ -43,14 +43,14 @@ func (p *probe) forget() { p.wanted, p.said = p.wanted || p.said != nil, nil }
 func (c *control) wakes() bool { return c.probe.said != nil && *c.probe.said }
 
 func (c *control) testListener(ctx context.Context) error {
+	ctx, end := c.call(ctx)
+	defer end()
 	if c.e.opt.Listen == nil {
 		return c.sayWakes(ctx, false)
 	}
 	if time.Now().Before(c.probe.due(c.e)) {
 		return nil
 	}
-	ctx, end := c.call(ctx)
-	defer end()
 	if c.probe.token != "" && !c.probe.wanted { // the last one did not come back
 		wasGood := c.wakes()
 		c.probe.token = ""

@@ -46,11 +46,14 @@ func (p *progress) next() (done float64, note string, unsaid bool) {
 	return done, note, unsaid
 }
 
-// keep puts back what could not be written.
-func (p *progress) keep() {
+// keep puts back what could not be written, and has it tried again: the task may say nothing more for hours.
+func (p *progress) keep(later func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.unsaid = true
+	if p.writing == nil {
+		p.writing = time.AfterFunc(progressEvery, later)
+	}
 }
 
 // Progress writes what is said at most every progressEvery; of what comes faster the last word counts.
@@ -80,7 +83,7 @@ func (h *host) writeProgress(ctx context.Context, wait time.Duration) error {
 	defer end()
 	conn, err := h.engine.opt.Pool.Acquire(waiting)
 	if err != nil {
-		h.said.keep()
+		h.said.keep(h.writeLater)
 		if ctx.Err() == nil && waiting.Err() != nil {
 			return nil
 		}

@@ -13,6 +13,9 @@ import (
 // readClaims decodes the rows of a claim. A runner reads tens of thousands of them a second, so in the binary format they are decoded by
 // hand; a pooler that wants the simple protocol gets text, and pgx decodes that.
 func readClaims(rows pgx.Rows, n int) ([]Claim, error) {
+	if err := rows.Err(); err != nil { // of a statement before it in the same round trip: then there is nothing to describe
+		return nil, err
+	}
 	fields := rows.FieldDescriptions()
 	if len(fields) == 0 || fields[0].Format != pgx.BinaryFormatCode {
 		return pgx.CollectRows(rows, scanClaim)
@@ -40,8 +43,9 @@ func scanClaim(row pgx.CollectableRow) (c Claim, err error) {
 	var slot *time.Time
 	var schedule, owner *string
 	var startedAt time.Time
+	var limitKey, reservation *string
 	err = row.Scan(&c.ID, &c.Fence, &c.Task, &c.Queue, &c.Priority, &c.Attempt, &c.MaxAttempts, &c.Args, &c.RunAt, &c.CreatedAt,
-		&c.Timeout, &schedule, &slot, &owner, &c.Checkpoint, &startedAt)
+		&c.Timeout, &schedule, &slot, &owner, &c.Checkpoint, &startedAt, &limitKey, &reservation, &c.Trace)
 	c.Waited = startedAt.Sub(c.RunAt)
 	if schedule != nil {
 		c.Schedule = *schedule
@@ -51,6 +55,12 @@ func scanClaim(row pgx.CollectableRow) (c Claim, err error) {
 	}
 	if slot != nil {
 		c.Slot = *slot
+	}
+	if limitKey != nil {
+		c.LimitKey = *limitKey
+	}
+	if reservation != nil {
+		c.Reservation = *reservation
 	}
 	return c, err
 }
@@ -68,7 +78,7 @@ func (n *names) keep(kept *string, value []byte) string {
 var errShort = errors.New("a column of a claim is shorter than its type")
 
 func decodeClaim(v [][]byte, version int, c *Claim, n *names) error {
-	if len(v) != 16 || len(v[0]) != 8 || len(v[1]) != 8 || len(v[4]) != 2 || len(v[5]) != 4 || len(v[6]) != 4 || len(v[7]) < 1 ||
+	if len(v) != 19 || len(v[0]) != 8 || len(v[1]) != 8 || len(v[4]) != 2 || len(v[5]) != 4 || len(v[6]) != 4 || len(v[7]) < 1 ||
 		len(v[8]) != 8 || len(v[9]) != 8 || len(v[10]) != 16 || len(v[15]) != 8 {
 		return errShort
 	}
@@ -88,6 +98,10 @@ func decodeClaim(v [][]byte, version int, c *Claim, n *names) error {
 	}
 	c.Checkpoint = jsonOf(v[14], version)
 	c.Waited = moment(v[15]).Sub(c.RunAt)
+	c.LimitKey, c.Reservation = string(v[16]), string(v[17])
+	if trace := jsonOf(v[18], version); trace != nil {
+		_ = json.Unmarshal(trace, &c.Trace) // a carrier that holds something else than texts carries nothing
+	}
 	return nil
 }
 

@@ -15,6 +15,7 @@ var (
 	ErrNoSchedule     = errors.New("there is no such schedule")
 	ErrForeignAddress = errors.New("this database belongs to another address")
 	ErrBadValue       = errors.New("a value was refused")
+	ErrGate           = errors.New("a gate of the task does not let it commit")
 )
 
 // bySQLState is only ever read.
@@ -25,6 +26,8 @@ var bySQLState = map[string]error{
 	"TK003": ErrLeaseRunOut,
 	"TK006": ErrNoSchedule,
 	"TK009": ErrForeignAddress,
+	"TK022": ErrGate,
+	"TK023": ErrGate,
 }
 
 // failed says what was being done, and joins the error that the database's SQLSTATE stands for.

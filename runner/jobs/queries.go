@@ -54,7 +54,10 @@ type Claim struct {
 	Slot        time.Time
 	OwnerID     string
 	Checkpoint  json.RawMessage
-	Waited      time.Duration // between the moment it could run and the claim
+	LimitKey    string
+	Reservation string            // what the limiter has kept for it, or empty
+	Trace       map[string]string // the context in which it was enqueued, or nil
+	Waited      time.Duration     // between the moment it could run and the claim
 }
 
 // Stop is a claim whose attempt must end: the job was cancelled, its time is up (timed_out), or the claim is gone (fenced).
@@ -104,7 +107,7 @@ type Wanted struct {
 }
 
 const claimSQL = `select id, fence, task, queue, priority, attempt, max_attempts, args, run_at, created_at, timeout, schedule, slot,
-	owner_id, checkpoint, started_at
+	owner_id, checkpoint, started_at, limit_key, reservation, trace_context
 	from pgtick.claim_lanes($1::bigint, $2::text[], $3::text[], $4::int, $5::text[], $6::text[], $7::int[], $8::timestamptz[], $9::bigint[])`
 
 func (w Wanted) args() []any {
@@ -309,12 +312,101 @@ func FinishInTransaction(ctx context.Context, tx pgx.Tx, held Held, result json.
 	return failed("finish in the task's transaction", err)
 }
 
-// BeginGuarded starts a transaction that the server ends when its session is idle for that long. Both in one round trip.
-func BeginGuarded(ctx context.Context, pool *pgxpool.Pool, idle time.Duration) (pgx.Tx, error) {
-	tx, err := pool.BeginTx(ctx, pgx.TxOptions{
-		BeginQuery: fmt.Sprintf("begin; set local idle_in_transaction_session_timeout = %d", max(idle.Milliseconds(), 1)),
-	})
+// BeginGuarded starts a transaction that the server ends when its session is idle for that long; counting says that the rows it changes are
+// to be counted, for a task that may change only so many. All in one round trip.
+func BeginGuarded(ctx context.Context, pool *pgxpool.Pool, idle time.Duration, counting bool) (pgx.Tx, error) {
+	begin := fmt.Sprintf("begin; set local idle_in_transaction_session_timeout = %d", max(idle.Milliseconds(), 1))
+	if counting {
+		begin += "; select pgtick.watch_rows()"
+	}
+	tx, err := pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: begin})
 	return tx, failed("begin the task's transaction", err)
+}
+
+// WaitFor gives a running job back until the others have ended (outcome any), or are done.
+func WaitFor(ctx context.Context, db DB, held Held, ids []int64, outcome string) error {
+	_, err := db.Exec(ctx, `select pgtick.wait_for($1::bigint, $2::bigint, $3::bigint[], $4::text)`, held.ID, held.Fence, ids, outcome)
+	return failed("wait for other jobs", err)
+}
+
+// HeldBack is a claim that a rate does not allow yet.
+type HeldBack struct {
+	Held
+	Delay       time.Duration
+	Reservation string
+	SetAt       time.Time // of the rate, as LimitRules told it
+}
+
+// HoldBack gives claims back until their rate allows them, and returns how many it could.
+func HoldBack(ctx context.Context, db DB, runner int64, back []HeldBack) (n int, err error) {
+	ids, fences, delays, reservations := make([]int64, len(back)), make([]int64, len(back)), make([]float64, len(back)), make([]*string, len(back))
+	setAt := make([]time.Time, len(back))
+	for i := range back {
+		ids[i], fences[i], delays[i], setAt[i] = back[i].ID, back[i].Fence, back[i].Delay.Seconds(), back[i].SetAt
+		if back[i].Reservation != "" {
+			reservations[i] = &back[i].Reservation
+		}
+	}
+	err = db.QueryRow(ctx, `select pgtick.hold_back($1::bigint, $2::bigint[], $3::bigint[],
+		(select array_agg(n.now + make_interval(secs => d.delay) order by d.place) from unnest($4::float8[]) with ordinality as d(delay, place),
+		 (select pgtick.now() as now offset 0) as n), $5::text[], $6::timestamptz[])`, runner, ids, fences, delays, reservations, setAt).Scan(&n)
+	return n, failed("hold jobs back", err)
+}
+
+// LimitRule is a rate of a task, or of each limit key of it.
+type LimitRule struct {
+	Task   string
+	PerKey bool
+	Rate   int64
+	Period time.Duration
+	Burst  int64
+	SetAt  time.Time
+}
+
+// LimitRules reads the rates of the runner's tasks; among how many live runners they are shared; and whether one of those is without Redis.
+func LimitRules(ctx context.Context, db DB, runner int64) (rules []LimitRule, runners int, anyLocal bool, err error) {
+	rows, err := db.Query(ctx, `select coalesce(task, ''), coalesce(per_key, false), coalesce(rate, 0), coalesce(extract(epoch from period), 0)::float8,
+		coalesce(burst, 0), runners, any_local, coalesce(set_at, pgtick.now()) from pgtick.limit_rules($1::bigint)`, runner)
+	if err != nil {
+		return nil, 0, false, failed("read the limits", err)
+	}
+	var r LimitRule
+	var period float64
+	_, err = pgx.ForEachRow(rows, []any{&r.Task, &r.PerKey, &r.Rate, &period, &r.Burst, &runners, &anyLocal, &r.SetAt}, func() error {
+		if r.Period = seconds(period); r.Task != "" {
+			rules = append(rules, r)
+		}
+		return nil
+	})
+	return rules, runners, anyLocal, failed("read the limits", err)
+}
+
+// SayLimits records whether the runner keeps rates without Redis.
+func SayLimits(ctx context.Context, db DB, runner int64, local bool) error {
+	_, err := db.Exec(ctx, `select pgtick.say_limits($1::bigint, $2::boolean)`, runner, local)
+	return failed("record how the runner keeps rates", err)
+}
+
+// DeclareTask tells the database what code says of a task.
+func DeclareTask(ctx context.Context, db DB, task string, defaults json.RawMessage) error {
+	_, err := db.Exec(ctx, `select pgtick.declare_task($1::text, $2::text::jsonb)`, task, string(defaults))
+	return failed("declare task "+task, err)
+}
+
+// CountedTasks are those of the runner's tasks whose transactions may change only so many rows.
+func CountedTasks(ctx context.Context, db DB, runner int64) ([]string, error) {
+	rows, err := db.Query(ctx, `select pgtick.counted_tasks($1::bigint)`, runner)
+	if err != nil {
+		return nil, failed("read the tasks' rules", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return names, failed("read the tasks' rules", err)
+}
+
+// GateRefused pauses the schedule of a job that a gate has refused, and returns its name, or nothing.
+func GateRefused(ctx context.Context, db DB, held Held, why string) (schedule string, err error) {
+	err = db.QueryRow(ctx, `select coalesce(pgtick.gate_refused($1::bigint, $2::bigint, $3::text), '')`, held.ID, held.Fence, why).Scan(&schedule)
+	return schedule, failed("pause the schedule", err)
 }
 
 // Progress reports the share done of a running job, and a note.

@@ -7,12 +7,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/pgtick/pgtick/runner/engine"
+	"github.com/pgtick/pgtick/runner/limit"
 )
 
 // Metrics counts what an engine does. It implements engine.Observer.
 type Metrics struct {
 	registry *prometheus.Registry
 	claimed  prometheus.Counter
+	heldBack prometheus.Counter
+	decided  *prometheus.CounterVec
+	late     *prometheus.CounterVec
+	redis    prometheus.Counter
+	local    prometheus.Gauge
 	finished *prometheus.CounterVec
 	waited   *prometheus.HistogramVec
 	ran      *prometheus.HistogramVec
@@ -23,7 +29,10 @@ type Metrics struct {
 	overdue  *prometheus.GaugeVec
 }
 
-var _ engine.Observer = (*Metrics)(nil)
+var (
+	_ engine.Observer = (*Metrics)(nil)
+	_ limit.Observer  = (*Metrics)(nil)
+)
 
 // NewMetrics makes the metrics; Watch adds those that are read from the engine's state.
 func NewMetrics() *Metrics {
@@ -37,8 +46,16 @@ func NewMetrics() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		claimed:  counter("jobs_claimed_total", "Jobs claimed by this runner."),
+		heldBack: counter("jobs_held_back_total", "Claims that went back until their rate allows them."),
+		decided: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pgtick", Name: "limit_decisions_total",
+			Help: "Decisions about rates, by who made them: redis, local."}, []string{"source"}),
+		late: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pgtick", Name: "limit_later_total",
+			Help: "Those of them that put a job off."}, []string{"source"}),
+		redis: counter("limit_redis_failures_total", "Questions about rates that Redis did not answer in time, or with an error."),
+		local: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "pgtick", Name: "limits_local",
+			Help: "1 while this runner keeps its share of each rate by itself, 0 while Redis keeps them for all."}),
 		finished: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pgtick", Name: "attempts_finished_total",
-			Help: "Attempts ended, by outcome: done, failed, error, snoozed, released, cancelled, fenced."}, []string{"task", "queue", "outcome"}),
+			Help: "Attempts ended, by outcome: done, failed, error, snoozed, waiting, released, cancelled, fenced."}, []string{"task", "queue", "outcome"}),
 		waited:  histogram("job_wait_seconds", "Time between the moment a job could run and its claim.", "queue"),
 		ran:     histogram("attempt_duration_seconds", "Time that attempts ran.", "task"),
 		refused: counter("outcomes_refused_total", "Outcomes refused because the claim was gone."),
@@ -48,7 +65,8 @@ func NewMetrics() *Metrics {
 		overdue: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "pgtick", Name: "schedule_overdue",
 			Help: "1 for each schedule that had no done job within must_finish_within when this runner last looked."}, []string{"schedule"}),
 	}
-	m.registry.MustRegister(m.claimed, m.finished, m.waited, m.ran, m.refused, m.ticked, m.byPoll, m.rescued, m.overdue,
+	m.local.Set(1) // until Redis is reached
+	m.registry.MustRegister(m.heldBack, m.decided, m.late, m.redis, m.local, m.claimed, m.finished, m.waited, m.ran, m.refused, m.ticked, m.byPoll, m.rescued, m.overdue,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -73,6 +91,26 @@ func (m *Metrics) Watch(status func() engine.Status) {
 
 // Claimed implements engine.Observer.
 func (m *Metrics) Claimed(jobs int) { m.claimed.Add(float64(jobs)) }
+
+// HeldBack implements engine.Observer.
+func (m *Metrics) HeldBack(jobs int) { m.heldBack.Add(float64(jobs)) }
+
+// Decided implements limit.Observer.
+func (m *Metrics) Decided(source string, requests, later int) {
+	m.decided.WithLabelValues(source).Add(float64(requests))
+	m.late.WithLabelValues(source).Add(float64(later))
+}
+
+// RedisFailed implements limit.Observer.
+func (m *Metrics) RedisFailed() { m.redis.Inc() }
+
+// Switched implements limit.Observer.
+func (m *Metrics) Switched(local bool) {
+	m.local.Set(0)
+	if local {
+		m.local.Set(1)
+	}
+}
 
 // Finished implements engine.Observer.
 func (m *Metrics) Finished(task, queue, outcome string, waited, ran time.Duration) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"syscall"
 	"time"
@@ -17,14 +18,17 @@ import (
 	"github.com/pgtick/pgtick/runner/engine"
 )
 
+// RunnerHeader goes with each answer and holds the runner's name, so that who asks knows whether it is a runner that answers, and which.
+const RunnerHeader = "Pgtick-Runner"
+
 // Server serves /healthz, /readyz and /metrics.
 type Server struct {
 	http     *http.Server
 	listener net.Listener
 }
 
-// Start listens on addr, or, when its port is taken, on the next free one of the hundred after it, with a warning.
-func Start(addr string, status func() engine.Status, lease time.Duration, metrics *Metrics, log *logrus.Logger) (*Server, error) {
+// Start listens on addr, or, when its port is taken, on the next free one of the hundred after it, with a warning. name is the runner's.
+func Start(addr, name string, status func() engine.Status, lease time.Duration, metrics *Metrics, log *logrus.Logger) (*Server, error) {
 	listener, err := listen(addr, log)
 	if err != nil {
 		return nil, err
@@ -33,13 +37,20 @@ func Start(addr string, status func() engine.Status, lease time.Duration, metric
 	mux.HandleFunc("GET /healthz", answer(func() error { return alive(status(), lease) }))
 	mux.HandleFunc("GET /readyz", answer(func() error { return ready(status(), lease) }))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics.registry, promhttp.HandlerOpts{}))
-	s := &Server{listener: listener, http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}}
+	s := &Server{listener: listener, http: &http.Server{Handler: named(name, mux), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}}
 	go func() {
 		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			log.WithError(err).Error("the HTTP server stopped")
 		}
 	}()
 	return s, nil
+}
+
+func named(name string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(RunnerHeader, url.PathEscape(name))
+		next.ServeHTTP(w, r)
+	})
 }
 
 // URL is where it serves.
@@ -86,6 +97,9 @@ func answer(check func() error) http.HandlerFunc {
 
 // alive: the control loop turns. A database that is down does not make a runner dead; restarting it would help nobody.
 func alive(s engine.Status, lease time.Duration) error {
+	if s.LastTurn.IsZero() {
+		return errors.New("starting")
+	}
 	if quiet := time.Since(s.LastTurn); quiet > max(2*lease, 30*time.Second) {
 		return fmt.Errorf("the control loop has not turned for %s", quiet.Round(time.Second))
 	}

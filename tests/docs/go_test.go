@@ -23,6 +23,8 @@ import (
 var known = map[string]string{
 	"context": "context", "errors": "errors", "fmt": "fmt", "json": "encoding/json", "testing": "testing", "time": "time",
 	"pgx": "github.com/jackc/pgx/v5", "require": "github.com/stretchr/testify/require",
+	"tasktrace": "github.com/pgtick/pgtick/tasks/tasktrace", "taskmetrics": "github.com/pgtick/pgtick/tasks/taskmetrics",
+	"prometheus": "github.com/prometheus/client_golang/prometheus", "pgxpool": "github.com/jackc/pgx/v5/pgxpool",
 	"tasks": "github.com/pgtick/pgtick/tasks", "cli": "github.com/pgtick/pgtick/runner/cli", "pgtest": "github.com/pgtick/pgtick/tests/pgtest",
 }
 

@@ -15,8 +15,9 @@ type clock struct {
 	frozen *time.Time
 }
 
-// Advance moves pgtick.now() of this database forward, or back. Moves add up.
-func Advance(t testing.TB, db *DB, d time.Duration) {
+// Advance moves pgtick.now() of this database forward, or back: jobs, retries and slots of schedules come due, leases run out. Moves add up.
+// Nothing else is moved: neither Go's clock nor the server's own now().
+func (db *DB) Advance(t testing.TB, d time.Duration) {
 	t.Helper()
 	db.setClock(t, func(c *clock) {
 		if c.frozen != nil {
@@ -29,15 +30,40 @@ func Advance(t testing.TB, db *DB, d time.Duration) {
 }
 
 // SetNow makes pgtick.now() of this database answer this moment until it is moved.
-func SetNow(t testing.TB, db *DB, now time.Time) {
+func (db *DB) SetNow(t testing.TB, now time.Time) {
 	t.Helper()
 	db.setClock(t, func(c *clock) { c.frozen = &now })
 }
 
 // RealTime gives pgtick.now() of this database back to the server's clock.
-func RealTime(t testing.TB, db *DB) {
+func (db *DB) RealTime(t testing.TB) {
 	t.Helper()
 	db.setClock(t, func(c *clock) { *c = clock{} })
+}
+
+// Now is what pgtick.now() of this database answers.
+func (db *DB) Now(t testing.TB) (now time.Time) {
+	t.Helper()
+	require.NoError(t, db.Pool.QueryRow(context.Background(), "select pgtick.now()").Scan(&now))
+	return now
+}
+
+// Advance is db.Advance.
+func Advance(t testing.TB, db *DB, d time.Duration) {
+	t.Helper()
+	db.Advance(t, d)
+}
+
+// SetNow is db.SetNow.
+func SetNow(t testing.TB, db *DB, now time.Time) {
+	t.Helper()
+	db.SetNow(t, now)
+}
+
+// RealTime is db.RealTime.
+func RealTime(t testing.TB, db *DB) {
+	t.Helper()
+	db.RealTime(t)
 }
 
 func (db *DB) setClock(t testing.TB, change func(*clock)) {

@@ -1,14 +1,22 @@
-// Package pgtest gives each test a database of its own, with pgtick in it, on a throw-away PostgreSQL: one server for a test binary,
-// started at the first New, from the binaries that are installed. TEST_DATABASE_URL names a server to use instead (a superuser's
-// URL); there it makes and drops databases of its own, as copies of TEST_DATABASE_TEMPLATE where that names one with pgtick in it.
+// Package pgtest runs tasks under test: one attempt in this process, without a database (Run, RunFunc), or jobs on a real PostgreSQL, with
+// a clock that the test sets.
 //
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
 //
-//	func TestEmail_IsSentOnce(t *testing.T) {
+//	func TestWelcome_IsTriedAgain(t *testing.T) {
 //		t.Parallel()
 //		db := pgtest.New(t)
-//		…
+//		id := db.Enqueue(t, "email.welcome", Welcome{User: "ann"}, tasks.Delay(time.Hour))
+//		require.Zero(t, db.Work(t, registry)) // not yet
+//		db.Advance(t, time.Hour)
+//		require.Equal(t, 1, db.Work(t, registry))
+//		require.Equal(t, "done", db.Job(t, id).State)
 //	}
+//
+// Each test has a database of its own, with pgtick in it, on a throw-away server: one for a test binary, started at the first New, in some
+// seconds; each database costs some 100 ms. It needs an installed PostgreSQL, 15 or later (initdb and postgres, in the usual places, on the
+// PATH, or in the folder that PGTICK_PG_BIN names); pg_cron for NewWithCron alone. Or TEST_DATABASE_URL names a server to use instead (a
+// superuser's URL); there it makes and drops databases of its own, as copies of TEST_DATABASE_TEMPLATE where that names one with pgtick in it.
 package pgtest
 
 import (

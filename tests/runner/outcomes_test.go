@@ -142,3 +142,16 @@ func TestWork_ClaimsAheadOfASlowJob_GoToAnIdleRunner(t *testing.T) {
 	becomes(t, db, 49, `select count(*) from pgtick.live_jobs as j join pgtick.runners as r on r.id = j.runner_id where r.name = 'idle'`)
 	require.Equal(t, 50, ask[int](t, db, `select sum(attempt) from pgtick.live_jobs`), "what was given back was no attempt")
 }
+
+func TestProgress_SaidOnceWhileAllConnectionsAreTaken_IsWrittenWhenOneIsFree(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	effects(t, db)
+	work(t, db, "--connections=1")
+	taken := enqueue(t, db, "test.effect", `{"ms": 1500}`)
+	becomes(t, db, 1, `select count(*)::int from pg_stat_activity where datname = current_database() and state = 'idle in transaction' and query like 'insert into public.effects%'`)
+	id := enqueue(t, db, "test.one_word", `{}`)
+	becomes(t, db, "done", stateOf, taken)
+	becomes(t, db, "a word", `select coalesce(note, '') from pgtick.jobs where id = $1 and state = 'running'`, id)
+	do(t, db, `select pgtick.cancel($1)`, id)
+}

@@ -31,6 +31,7 @@ func main() {
 	waiting(r)
 	talking(r)
 	effects(r)
+	families(r)
 	cli.Main(r)
 }
 
@@ -101,6 +102,13 @@ func talking(r *tasks.Registry) {
 		}
 		return job.Progress(ctx, 1, "the last word")
 	})
+	tasks.Register(r, "test.one_word", func(ctx context.Context, job *tasks.Job[none]) error {
+		if err := job.Progress(ctx, 0.5, "a word"); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
 	tasks.RegisterTx(r, "test.chatter_tx", func(ctx context.Context, _ pgx.Tx, job *tasks.Job[none]) error {
 		for i := range 1000 {
 			if err := job.Progress(ctx, float64(i)/1000, ""); err != nil {
@@ -140,6 +148,30 @@ func effects(r *tasks.Registry) {
 			job.Args.UserID, job.ID, job.Attempt)
 		return err
 	})
+}
+
+// families: tasks that wait for others.
+func families(r *tasks.Registry) {
+	tasks.RegisterTx(r, "test.parent", func(ctx context.Context, tx pgx.Tx, job *tasks.Job[none]) error {
+		if job.Attempt > 1 {
+			return job.SetResult("the children have ended")
+		}
+		children, err := tasks.EnqueueMany(ctx, tx, "test.effect", []wait{{}, {}, {}})
+		if err != nil {
+			return err
+		}
+		return tasks.WaitFor(children...)
+	})
+	tasks.Register(r, "test.waits_for", func(_ context.Context, job *tasks.Job[children]) error {
+		if job.Attempt > 1 {
+			return nil
+		}
+		return tasks.WaitForDone(job.Args.IDs...)
+	})
+}
+
+type children struct {
+	IDs []int64 `json:"ids"`
 }
 
 func write(ctx context.Context, tx pgx.Tx, job tasks.Info) error {

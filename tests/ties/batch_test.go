@@ -1,0 +1,197 @@
+package ties
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgtick/pgtick/tests/pgtest"
+)
+
+// batch makes one with n jobs of the task member, in one transaction.
+func batch(t *testing.T, db *pgtest.DB, n int, settings string) (id, callback int64, members []int64) {
+	t.Helper()
+	conn := session(t, db)
+	exec(t, conn, "begin")
+	id = one[int64](t, conn, "select pgtick.create_batch('callback'"+settings+")")
+	members = all[int64](t, conn, "select pgtick.enqueue_many('member', array_fill('{}'::jsonb, array[$1::int]), p_batch_id => $2)", n, id)
+	exec(t, conn, "commit")
+	return id, one[int64](t, db.Pool, "select job_id from pgtick.batches where id = $1", id), members
+}
+
+func inBatch(id int64) string { return fmt.Sprintf("p_batch_id => %d", id) }
+
+func TestBatch_TheCallbackRuns_WhenAllHaveEnded_AndFindsTheirResults(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	id, callback, _ := batch(t, db, 3, "")
+	claims := r.claim(t, db.Pool, 10)
+	require.Len(t, claims, 3)
+	require.Equal(t, "ready after batch", state(t, db.Pool, callback))
+	r.finish(t, db.Pool, claims[0], "failed")
+	exec(t, db.Pool, `select pgtick.finish($1, array[$2::bigint], array[$3::bigint], '{done}', array['{"sum": 7}'::jsonb])`, r.id, claims[1].id, claims[1].fence)
+	require.Empty(t, r.claim(t, db.Pool, 1))
+	sleeper, ear := register(t, db.Pool), listen(t, db)
+	sleeper.asleep(t, db)
+	r.finish(t, db.Pool, claims[2], "cancelled")
+	require.Equal(t, []string{"default"}, ear.heard(t))
+	c := r.take(t, db.Pool, callback)
+	require.Equal(t, "0 1 1 1", one[string](t, db.Pool, "select concat_ws(' ', live, done, failed, cancelled) from pgtick.batches where job_id = $1 and finished_at is not null", callback))
+	require.Equal(t, []string{`{"sum": 7}`}, all[string](t, db.Pool, "select result::text from pgtick.jobs where batch_id = $1 and state = 'done'", id))
+	r.finish(t, db.Pool, c, "done")
+	clean(t, db)
+}
+
+func TestBatch_WithOutcomeDone_OneThatFails_CancelsTheCallback_WhenAllHaveEnded(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	id, callback, _ := batch(t, db, 2, ", p_outcome => 'done'")
+	next := enqueue(t, db.Pool, "echo", after(callback))
+	claims := r.claim(t, db.Pool, 10)
+	r.finish(t, db.Pool, claims[0], "failed")
+	require.Equal(t, "ready after batch", state(t, db.Pool, callback))
+	r.finish(t, db.Pool, claims[1], "done")
+	require.Equal(t, []string{"cancelled", "cancelled"}, states(t, db.Pool, callback, next))
+	require.Equal(t, fmt.Sprintf("a job of batch %d has failed or was cancelled", id), lastError(t, db.Pool, callback))
+	clean(t, db)
+}
+
+func TestBatch_WithOutcomeDone_AMemberThatWasRetried_CountsAsItEnded(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	_, callback, members := batch(t, db, 2, ", p_outcome => 'done'")
+	claims := r.claim(t, db.Pool, 10)
+	r.finish(t, db.Pool, claims[0], "failed")
+	exec(t, db.Pool, "select pgtick.retry($1)", members[0])
+	r.finish(t, db.Pool, claims[1], "done")
+	r.do(t, db.Pool, members[0], "done")
+	r.do(t, db.Pool, callback, "done")
+	clean(t, db)
+}
+
+func TestBatch_MayGrow_WhileAJobOfItLives_AndNotAfter(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	id, callback, members := batch(t, db, 1, "")
+	c := r.take(t, db.Pool, members[0])
+	task := session(t, db)
+	exec(t, task, "begin")
+	more := enqueue(t, task, "member", inBatch(id))
+	exec(t, task, "select pgtick.finish_in_transaction($1, $2)", c.id, c.fence)
+	exec(t, task, "commit")
+	r.do(t, db.Pool, more, "done")
+	pg := refused(t, db.Pool, "TK005", "select pgtick.enqueue('member', "+inBatch(id)+")")
+	require.Contains(t, pg.Message, fmt.Sprintf("batch %d has ended", id))
+	r.do(t, db.Pool, callback, "done")
+	clean(t, db)
+}
+
+// Who adds a job has the batch locked until they commit: the last one before cannot end it, and what it leaves behind rescue() finds.
+func TestBatch_AnOpenEnqueue_IsNotOvertakenByTheEnd(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"commit", "rollback"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			r := register(t, db.Pool)
+			id, callback, members := batch(t, db, 1, "")
+			enqueuer := session(t, db)
+			exec(t, enqueuer, "begin")
+			more := enqueue(t, enqueuer, "member", inBatch(id))
+			r.do(t, db.Pool, members[0], "done")
+			exec(t, enqueuer, end)
+			require.Equal(t, "ready after batch", state(t, db.Pool, callback))
+			rescue(t, db.Pool)
+			if end == "commit" {
+				r.do(t, db.Pool, more, "done")
+			}
+			r.do(t, db.Pool, callback, "done")
+			clean(t, db)
+		})
+	}
+}
+
+func TestBatch_WithoutJobs_EndsWithTheNextRescue(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	_, callback, _ := batch(t, db, 0, "")
+	require.Empty(t, r.claim(t, db.Pool, 1))
+	rescue(t, db.Pool)
+	r.do(t, db.Pool, callback, "done")
+	clean(t, db)
+}
+
+func TestBatch_CancelAndLossOfItsJobs_EndIt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	id, callback, _ := batch(t, db, 50, "")
+	c := r.claim(t, db.Pool, 1)[0]
+	require.Equal(t, 50, one[int](t, db.Pool, "select pgtick.cancel_where(jsonb_build_object('batch', $1::bigint))", id))
+	require.Equal(t, "ready after batch", state(t, db.Pool, callback), "one runs still")
+	exec(t, db.Pool, "select pgtick.leave($1)", r.id)
+	r = register(t, db.Pool)
+	r.do(t, db.Pool, c.id, "cancelled")
+	r.do(t, db.Pool, callback, "done")
+	require.Equal(t, 50, one[int](t, db.Pool, "select cancelled from pgtick.batches where id = $1", id))
+	clean(t, db)
+}
+
+func TestBatch_ACallbackThatWasCancelled_WaitsAgainWhenRetried(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	_, callback, members := batch(t, db, 1, "")
+	exec(t, db.Pool, "select pgtick.cancel($1)", callback)
+	exec(t, db.Pool, "select pgtick.retry($1)", callback)
+	require.Equal(t, "ready after batch", state(t, db.Pool, callback))
+	r.do(t, db.Pool, members[0], "done")
+	r.do(t, db.Pool, callback, "done")
+	clean(t, db)
+}
+
+func TestBatch_WithoutItsCallback_EndsQuietly(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	id, callback, members := batch(t, db, 1, "")
+	exec(t, db.Pool, "select pgtick.cancel($1)", callback)
+	r.do(t, db.Pool, members[0], "done")
+	require.True(t, one[bool](t, db.Pool, "select finished_at is not null from pgtick.batches where id = $1", id))
+	exec(t, db.Pool, "select pgtick.retry($1)", callback)
+	r.do(t, db.Pool, callback, "done")
+	clean(t, db)
+}
+
+func TestBatch_AJobThatWouldWaitForItself_IsRefused(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	id, callback, _ := batch(t, db, 1, "")
+	refused(t, db.Pool, "TK021", "select pgtick.enqueue('member', "+inBatch(id)+", "+after(callback)+")")
+	far := enqueue(t, db.Pool, "echo", after(enqueue(t, db.Pool, "echo", after(callback))), "p_sequence_key => 'k'")
+	pg := refused(t, db.Pool, "TK021", "select pgtick.enqueue_many('member', array['{}']::jsonb[], "+inBatch(id)+", "+after(far)+")")
+	require.Contains(t, pg.Message, fmt.Sprintf("job %d", far))
+	refused(t, db.Pool, "TK021", "select pgtick.enqueue('member', "+inBatch(id)+", p_sequence_key => 'k')")
+	enqueue(t, db.Pool, "member", inBatch(id), "p_sequence_key => 'another'")
+
+	nested := one[int64](t, db.Pool, "select pgtick.create_batch('callback')")
+	enqueue(t, db.Pool, "member", inBatch(nested), after(callback))
+	outer := one[int64](t, db.Pool, "select job_id from pgtick.batches where id = $1", nested)
+	refused(t, db.Pool, "TK021", "select pgtick.enqueue('member', "+inBatch(id)+", "+after(outer)+")")
+}
+
+func TestBatch_BadInput_IsRefused(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	for field, call := range map[string]string{"outcome": "'c', p_outcome => 'none'", "task": "''", "args": "'c', '[]'", "priority": "'c', p_priority => 10",
+		"retry_policy": "'c', p_retry_policy => '{}'", "timeout": "'c', p_timeout => '0'"} {
+		require.Contains(t, refused(t, db.Pool, "TK000", "select pgtick.create_batch("+call+")").Message, field)
+	}
+	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.jobs"))
+}
