@@ -42,7 +42,7 @@ func (b *bench) lagging(ctx context.Context, note func([]time.Duration), from, t
 	if err != nil {
 		return err
 	}
-	return inTurn(ctx, b.size.runs, []*ours{c.ours}, func(o *ours) error {
+	return inTurn(ctx, b, []*ours{c.ours}, func(o *ours) error {
 		var done counter
 		registry := tasks.NewRegistry()
 		tasks.Register(registry, "noop", func(_ context.Context, job *tasks.Job[args]) error { return task(&done, job) })

@@ -12,7 +12,7 @@ func (b *bench) drain(ctx context.Context, taken samples) error {
 	if err != nil {
 		return err
 	}
-	return inTurn(ctx, b.size.runs, append(c.engines(), &bare{ours: c.ours}), func(r runner) error {
+	return inTurn(ctx, b, append(c.engines(), &bare{ours: c.ours}), func(r runner) error {
 		rate, err := drain(ctx, r, b.size.jobs)
 		taken.add("drain", r.name(), rate)
 		tell(r, "drain %8.0f jobs/s", rate)

@@ -32,7 +32,7 @@ func (b *bench) drainTx(ctx context.Context, taken samples) error {
 	if err := exec(ctx, pool, `create table if not exists effects (job_id bigint not null)`); err != nil {
 		return err
 	}
-	return inTurn(ctx, b.size.runs, []runner{&oursTx{c.ours, pool}, &riverTx{c.river, pool}, &bareTx{&bare{c.ours}, pool}}, func(r runner) error {
+	return inTurn(ctx, b, []runner{&oursTx{c.ours, pool}, &riverTx{c.river, pool}, &bareTx{&bare{c.ours}, pool}}, func(r runner) error {
 		if err := exec(ctx, pool, `truncate effects`); err != nil {
 			return err
 		}

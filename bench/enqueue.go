@@ -19,7 +19,7 @@ func (b *bench) enqueue(ctx context.Context, taken samples) error {
 	if err != nil {
 		return err
 	}
-	return inTurn(ctx, b.size.runs, append(c.peers(), c.inserts), func(p peer) error {
+	return inTurn(ctx, b, append(c.peers(), c.inserts), func(p peer) error {
 		made, err := b.flatOut(ctx, p)
 		taken.add("enqueue", p.name(), made.rate())
 		tell(p, "enqueue %8.0f jobs/s", made.rate())
@@ -52,7 +52,7 @@ func (b *bench) enqueueBulk(ctx context.Context, taken samples) error {
 	if err != nil {
 		return err
 	}
-	return inTurn(ctx, b.size.runs, append(c.peers(), c.inserts), func(p peer) error {
+	return inTurn(ctx, b, append(c.peers(), c.inserts), func(p peer) error {
 		rate, err := b.inBulk(ctx, p, p.bulk)
 		if err == nil && p == peer(c.inserts) {
 			var other float64
@@ -83,7 +83,7 @@ func (b *bench) enqueueSleeping(ctx context.Context, taken samples) error {
 	if err != nil {
 		return err
 	}
-	return inTurn(ctx, b.size.runs, []*ours{c.ours}, func(o *ours) error {
+	return inTurn(ctx, b, []*ours{c.ours}, func(o *ours) error {
 		s, err := o.fallAsleep(ctx)
 		if err != nil {
 			return err

@@ -40,6 +40,8 @@ type sizes struct {
 	charges   int // seconds
 	accounts  int
 	perRow    int
+	limits    int            // seconds
+	sides     *regexp.Regexp // whom to measure; nil: all
 }
 
 // bench is one run: a server, and on it a database for each group of figures.
@@ -79,6 +81,7 @@ func (b *bench) parts() []part {
 		{"queue_runners", []spec{{"rss", "MiB"}}, b.memory},
 		{"queue_runners", []spec{{"runners_total_1", "jobs/s"}, {"runners_total_2", "jobs/s"}, {"runners_total_4", "jobs/s"}, {"runners_total_8", "jobs/s"},
 			{"runners_share_worst", "%"}}, b.runners},
+		{"limits", []spec{{"limited_rate", "%"}, {"limited_waiting_cpu", "%"}}, b.limited},
 		{"schedules", []spec{{"next_slot", "µs"}, {"next_slot_slowest", "µs"}, {"next_slot_shift_day", "µs"}, {"next_slot_worst", "µs"}}, b.nextSlot},
 		{"schedules", []spec{{"slot_lateness_p50", "ms"}, {"slot_lateness_p99", "ms"}, {"job_start_p99", "ms"}}, b.lateness},
 		{"schedules", []spec{{"slot_lateness_busy_p99", "ms"}}, b.busyLateness},
@@ -94,6 +97,8 @@ func (b *bench) parts() []part {
 		{"credits", []spec{{"allocate", "rows/s"}, {"allocate_longest_chunk", "ms"}, {"sync", "rows/s"}, {"sync_longest_chunk", "ms"}, {"release", "rows/s"},
 			{"release_longest_chunk", "ms"}, {"pending", "rows/s"}, {"pending_longest_chunk", "ms"}}, b.ledgerTasks},
 		{"credits", []spec{{"verify", "s"}}, b.verify},
+		{"limits", []spec{{"limiter_decisions", "decisions/s"}, {"limiter_p99", "ms"}}, b.limiter},
+		{"limits", []spec{{"limiter_accuracy", "% off"}}, b.accuracy},
 	}
 }
 
@@ -121,7 +126,12 @@ func main() {
 	flag.IntVar(&size.charges, "charges", 5, "seconds of charging flat out")
 	flag.IntVar(&size.accounts, "accounts", 1000000, "accounts, holds and pending entries that the credit tasks find")
 	flag.IntVar(&size.perRow, "per-row", 5000, "rows that the loop over an ORM works through")
-	flag.StringVar(&only, "only", "", "measure only `figures` whose name, or whose group's (queue, queue_kept, queue_runners, schedules, credits), this regular expression matches")
+	flag.Func("sides", "measure only the `sides` whose name (pgtick, river, graphile, pgboss, bare) this regular expression matches: for a profile of one", func(s string) (err error) {
+		size.sides, err = regexp.Compile(s)
+		return err
+	})
+	flag.IntVar(&size.limits, "limits", 60, "seconds in which four limiters share a limit; a twelfth of it for each run of limiter_decisions")
+	flag.StringVar(&only, "only", "", "measure only `figures` whose name, or whose group's (queue, queue_kept, queue_runners, schedules, credits, limits), this regular expression matches")
 	flag.Parse()
 	if err := run(context.Background(), size, only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -11,14 +11,16 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/pgtick/pgtick/runner/engine"
+	"github.com/pgtick/pgtick/runner/limit"
 	"github.com/pgtick/pgtick/tasks"
 )
 
 // ours is pgtick's own engine, with its defaults.
 type ours struct {
 	pool    *pgxpool.Pool
-	tasks   *pgxpool.Pool // for the tasks; nil: pool
-	noClock bool          // leave slots to other clocks
+	tasks   *pgxpool.Pool  // for the tasks; nil: pool
+	noClock bool           // leave slots to other clocks
+	limiter *limit.Limiter // of rates; nil: one without Redis
 }
 
 type args struct {
@@ -93,7 +95,7 @@ func (o *ours) run(ctx context.Context, registry *tasks.Registry) (stop func(), 
 	connect := func(ctx context.Context) (*pgx.Conn, error) {
 		return pgx.ConnectConfig(ctx, o.pool.Config().ConnConfig)
 	}
-	e, err := engine.New(engine.Options{Registry: registry, Pool: cmp.Or(o.tasks, o.pool), Connect: connect, Listen: connect, Log: log, NoClock: o.noClock})
+	e, err := engine.New(engine.Options{Registry: registry, Pool: cmp.Or(o.tasks, o.pool), Connect: connect, Listen: connect, Log: log, NoClock: o.noClock, Limiter: o.limiter})
 	if err != nil {
 		return nil, err
 	}

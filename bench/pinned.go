@@ -21,7 +21,7 @@ func (b *bench) pinned(ctx context.Context, taken samples) error {
 		if i == 0 {
 			sides = c.engines()[:min(3, len(c.engines()))] // the others once, and not pg-boss
 		}
-		err := inTurn(ctx, 1, sides, func(r runner) error {
+		err := inTurns(ctx, b, 1, sides, func(r runner) error {
 			kept, err := b.keptPinned(ctx, r)
 			taken.add("pinned_kept", r.name(), kept)
 			return err

@@ -63,9 +63,16 @@ func (c *contest) close() {
 
 // inTurn takes the sides in turn within each run, so that a change of the machine's speed meets all of them. What a side leaves behind
 // is cleared, so that no vacuum of it meets the next.
-func inTurn[P peer](ctx context.Context, runs int, peers []P, measure func(P) error) error {
+func inTurn[P peer](ctx context.Context, b *bench, peers []P, measure func(P) error) error {
+	return inTurns(ctx, b, b.size.runs, peers, measure)
+}
+
+func inTurns[P peer](ctx context.Context, b *bench, runs int, peers []P, measure func(P) error) error {
 	for range runs {
 		for _, p := range peers {
+			if b.size.sides != nil && !b.size.sides.MatchString(p.name()) {
+				continue
+			}
 			if err := errors.Join(measure(p), p.clear(ctx)); err != nil {
 				return fmt.Errorf("%s: %w", p.name(), err)
 			}

@@ -13,7 +13,7 @@ func (b *bench) sustained(ctx context.Context, taken samples) error {
 	if err != nil {
 		return err
 	}
-	return inTurn(ctx, b.size.runs, c.engines(), func(r runner) error {
+	return inTurn(ctx, b, c.engines(), func(r runner) error {
 		s, err := b.sustain(ctx, r)
 		taken.add("sustained", r.name(), s.rate)
 		taken.add("sustained_p99", r.name(), s.p99)
