@@ -149,7 +149,7 @@ func (c *control) claim(ctx context.Context) error {
 
 // want is what the next claim shall ask for. Who goes to sleep has to be sure that there is nothing, so looks without bounds.
 func (c *control) want(now time.Time) jobs.Wanted {
-	w := jobs.Wanted{Runner: c.runner, Queues: c.e.opt.Queues, Tasks: c.e.tasks, N: min(c.most(now)-c.running(), 10000)}
+	w := jobs.Wanted{Runner: c.runner, Queues: c.e.opt.Queues, Tasks: c.e.tasks, N: min(c.most(now)-c.running()+c.limits.back, 10000)}
 	if c.idle.state == awake {
 		w.From = c.marks.from(now, c.e.opt.Poll)
 	}

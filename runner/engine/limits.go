@@ -11,11 +11,16 @@ import (
 // limitsEvery is how often the limits are read although nobody has said that they have changed.
 const limitsEvery = time.Minute
 
+// mostBack is how many claims are taken at once beyond those that the workers need, to be held back. Should all of them be allowed, they wait in
+// the backlog, and what waits too long goes to other runners.
+const mostBack = 1000
+
 // limits are the rates of the runner's tasks, and the rules of their transactions. Only the control loop touches it, but for counted.
 type limits struct {
 	at    time.Time // to read them again
 	tasks map[string]taskRates
 	said  *bool // what was last recorded: that the runner has no Redis
+	back  int   // how many of the last claims went back: so many more are asked for next time, since no worker is needed for them
 }
 
 // taskRates are those of one task: of all its jobs together, and of each limit key.
@@ -121,6 +126,7 @@ const (
 
 // allowed are the claims that their rates allow now. The others go back until they do; no worker waits for them, and it is no attempt.
 func (c *control) allowed(ctx context.Context, claims []jobs.Claim) []jobs.Claim {
+	c.limits.back = 0
 	if len(c.limits.tasks) == 0 {
 		return claims
 	}
@@ -131,6 +137,7 @@ func (c *control) allowed(ctx context.Context, claims []jobs.Claim) []jobs.Claim
 	if len(back) == 0 {
 		return claims
 	}
+	c.limits.back = min(len(back), mostBack)
 	list, free := make([]jobs.HeldBack, 0, len(back)), make([]jobs.Claim, 0, len(claims)-len(back))
 	for i := range claims {
 		if b, late := back[claims[i].ID]; late {
