@@ -8,7 +8,8 @@ import (
 	"github.com/pgtick/pgtick/tests/pgtest"
 )
 
-// The most that started within any second, beyond one, by what they wrote down as they ran. A busy machine makes it less, never more.
+// The most that wrote within any second. Between its start and what it writes a job may lose a part of a second on a busy machine, and
+// another one none, so half as much again is let pass; tests/limits holds the bounds themselves, by Redis's own clock.
 const densest = `select max(n)::int from (select count(*) over (partition by key order by at range between current row and interval '1 second' following) as n
 	from (select e.at, coalesce(j.limit_key, '') as key from public.effects as e join pgtick.jobs as j on j.id = e.job_id) as x) as w`
 
@@ -25,8 +26,7 @@ func TestRate_OfATask_HoldsOverAllRunners_InOrder_WithoutAnAttempt(t *testing.T)
 		work(t, db, "--redis-url="+redis.URL, "--http=off")
 	}
 	becomes(t, db, 50, allDone)
-	// 20 and the burst of 2, and those that 100 ms give, which is how late one may be without asking anew
-	require.LessOrEqual(t, ask[int](t, db, densest), 20+2+2+1)
+	require.LessOrEqual(t, ask[int](t, db, densest), 30+2)
 	require.Equal(t, 50, ask[int](t, db, "select count(*)::int from pgtick.jobs where id = any ($1) and attempt = 1 and uncounted = 0", ids))
 	becomes(t, db, 2, "select count(*)::int from pgtick.runners where limits_local is false and state = 'alive'")
 }
@@ -40,7 +40,7 @@ func TestRate_ByLimitKey_IsEachKeysOwn(t *testing.T) {
 	do(t, db, `select pgtick.enqueue_many('test.effect', array_fill('{}'::jsonb, array[30]), p_limit_keys => array(select 'key ' || i % 3 from generate_series(1, 30) as i))`)
 	work(t, db, "--redis-url="+redis.URL)
 	becomes(t, db, 30, allDone)
-	require.LessOrEqual(t, ask[int](t, db, densest), 5+1+1)
+	require.LessOrEqual(t, ask[int](t, db, densest), 8+1)
 }
 
 func TestRate_WhenRedisDies_GoesOnLocally_FailsNoJob_AndSaysSoOnce(t *testing.T) {
@@ -56,7 +56,7 @@ func TestRate_WhenRedisDies_GoesOnLocally_FailsNoJob_AndSaysSoOnce(t *testing.T)
 	becomes(t, db, 100, allDone)
 	require.Equal(t, 100, ask[int](t, db, "select count(*)::int from pgtick.jobs where task = 'test.effect' and attempt = 1"))
 	becomes(t, db, 1, "select count(*)::int from pgtick.health where what = 'runner without Redis'")
-	require.LessOrEqual(t, ask[int](t, db, densest), 50+5+5+1)
+	require.LessOrEqual(t, ask[int](t, db, densest), 75+5)
 	redis.Start()
 	becomes(t, db, 0, "select count(*)::int from pgtick.health where what = 'runner without Redis'")
 	p.says("(?i)redis")
