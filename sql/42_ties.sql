@@ -47,8 +47,10 @@ begin
   if array_position(p_wish.after_jobs, null) is not null or cardinality(p_wish.after_jobs) > 10000 then
     perform pgtick.invalid('after', left(p_wish.after_jobs::text, 200), 'at most 10000 ids of jobs, none of them null', 'A batch (create_batch) waits for any number.');
   end if;
-  if jsonb_typeof(p_wish.trace_context) <> 'object' or octet_length(p_wish.trace_context::text) > 2000 then
-    perform pgtick.invalid('trace_context', left(p_wish.trace_context::text, 200), 'an object of at most 2000 bytes', 'It holds traceparent and tracestate, as W3C Trace Context has them.');
+  if jsonb_typeof(p_wish.trace_context) <> 'object' or octet_length(p_wish.trace_context::text) > 2000
+    or exists (select from jsonb_each(case when jsonb_typeof(p_wish.trace_context) = 'object' then p_wish.trace_context end) as f where jsonb_typeof(f.value) <> 'string')
+  then
+    perform pgtick.invalid('trace_context', left(p_wish.trace_context::text, 200), 'an object of texts, of at most 2000 bytes', 'It holds traceparent and tracestate, as W3C Trace Context has them.');
   end if;
   if (p_wish.after_jobs is not null or p_wish.sequence_key is not null or p_wish.batch_id is not null)
     and current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')

@@ -31,10 +31,11 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 declare
-  v_max_running integer;
+  v_old pgtick.limit_defs;
+  v_new pgtick.limit_defs;
 begin
   perform pgtick.refuse_limit(p_task, p_rate, p_period, p_burst, p_max_running);
-  select d.max_running into v_max_running from pgtick.limit_defs as d where d.task = p_task and d.per_key = p_per_key;
+  select * into v_old from pgtick.limit_defs as d where d.task = p_task and d.per_key = p_per_key;
   insert into pgtick.limit_defs as d (task, per_key, rate, period, burst, max_running, declared, set_at, set_by)
   values (p_task, p_per_key, p_rate, case when p_rate is not null then p_period end, case when p_rate is not null then coalesce(p_burst, greatest(p_rate / 10, 1)) end,
     p_max_running, p_declared, pgtick.now(), pgtick.caller())
@@ -42,11 +43,13 @@ begin
   set rate = excluded.rate, period = excluded.period, burst = excluded.burst, max_running = excluded.max_running, declared = excluded.declared,
     set_at = excluded.set_at, set_by = excluded.set_by
   where (d.declared or not excluded.declared)
-    and (d.rate, d.period, d.burst, d.max_running, d.declared) is distinct from (excluded.rate, excluded.period, excluded.burst, excluded.max_running, excluded.declared);
+    and (d.rate, d.period, d.burst, d.max_running, d.declared) is distinct from (excluded.rate, excluded.period, excluded.burst, excluded.max_running, excluded.declared)
+  returning * into v_new;
   if not found then return false; end if;
   perform pg_catalog.pg_notify('pgtick_limits', p_task);   -- first: who is woken then knows of it
-  if p_max_running is distinct from v_max_running then perform pgtick.change_places(p_task, p_per_key, p_max_running is not null); end if;
-  perform pgtick.forget_reservations(p_task, pgtick.now());
+  if v_new.max_running is distinct from v_old.max_running then perform pgtick.change_places(p_task, p_per_key, v_new.max_running is not null); end if;
+  -- A time that was kept for a job is given up with what it was kept for, and not otherwise: the job would go to the end of the line.
+  if (v_new.rate, v_new.period, v_new.burst) is distinct from (v_old.rate, v_old.period, v_old.burst) then perform pgtick.forget_reservations(p_task, pgtick.now()); end if;
   return true;
 end
 $$;

@@ -48,7 +48,7 @@ func (c *control) declare(ctx context.Context) error {
 
 // readLimits reads what is kept of the runner's tasks, and says whether the runner has a Redis.
 func (c *control) readLimits(ctx context.Context) error {
-	if c.limits.said != nil && *c.limits.said == c.e.opt.Limiter.HasRedis() { // it has come, or gone
+	if c.limits.said != nil && *c.limits.said == c.e.opt.Limiter.HasRedis() { // said: without; and it has come, or the other way round
 		c.limits.at = time.Time{}
 	}
 	select {
@@ -102,19 +102,20 @@ func (e *Engine) counts(task string) bool {
 	return counted != nil && (*counted)[task]
 }
 
-// sayLimits records it where it matters to others: while the runner has rates to keep.
+// sayLimits records it while it matters to others: as long as the runner has rates to keep.
 func (c *control) sayLimits(ctx context.Context) error {
-	if len(c.limits.tasks) == 0 {
+	var say *bool
+	if len(c.limits.tasks) > 0 {
+		local := !c.e.opt.Limiter.HasRedis()
+		say = &local
+	}
+	if said := c.limits.said; say == nil && said == nil || say != nil && said != nil && *say == *said {
 		return nil
 	}
-	local := !c.e.opt.Limiter.HasRedis()
-	if c.limits.said != nil && *c.limits.said == local {
-		return nil
-	}
-	if err := jobs.SayLimits(ctx, c.conn, c.runner, local); err != nil {
+	if err := jobs.SayLimits(ctx, c.conn, c.runner, say); err != nil {
 		return err
 	}
-	c.limits.said = &local
+	c.limits.said = say
 	return nil
 }
 

@@ -44,8 +44,10 @@ func scanClaim(row pgx.CollectableRow) (c Claim, err error) {
 	var schedule, owner *string
 	var startedAt time.Time
 	var limitKey, reservation *string
+	var trace json.RawMessage
 	err = row.Scan(&c.ID, &c.Fence, &c.Task, &c.Queue, &c.Priority, &c.Attempt, &c.MaxAttempts, &c.Args, &c.RunAt, &c.CreatedAt,
-		&c.Timeout, &schedule, &slot, &owner, &c.Checkpoint, &startedAt, &limitKey, &reservation, &c.Trace)
+		&c.Timeout, &schedule, &slot, &owner, &c.Checkpoint, &startedAt, &limitKey, &reservation, &trace)
+	c.Trace = carrier(trace)
 	c.Waited = startedAt.Sub(c.RunAt)
 	if schedule != nil {
 		c.Schedule = *schedule
@@ -99,10 +101,17 @@ func decodeClaim(v [][]byte, version int, c *Claim, n *names) error {
 	c.Checkpoint = jsonOf(v[14], version)
 	c.Waited = moment(v[15]).Sub(c.RunAt)
 	c.LimitKey, c.Reservation = string(v[16]), string(v[17])
-	if trace := jsonOf(v[18], version); trace != nil {
-		_ = json.Unmarshal(trace, &c.Trace) // a carrier that holds something else than texts carries nothing
-	}
+	c.Trace = carrier(jsonOf(v[18], version))
 	return nil
+}
+
+// carrier reads a trace context. One that holds something else than texts carries nothing, and must not keep its job, nor those claimed
+// with it, from running.
+func carrier(text json.RawMessage) (fields map[string]string) {
+	if text == nil || json.Unmarshal(text, &fields) != nil {
+		return nil
+	}
+	return fields
 }
 
 // jsonOf copies a JSON text, since the row's buffer is used again.

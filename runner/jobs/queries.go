@@ -381,8 +381,8 @@ func LimitRules(ctx context.Context, db DB, runner int64) (rules []LimitRule, ru
 	return rules, runners, anyLocal, failed("read the limits", err)
 }
 
-// SayLimits records whether the runner keeps rates without Redis.
-func SayLimits(ctx context.Context, db DB, runner int64, local bool) error {
+// SayLimits records whether the runner keeps rates without Redis; nil: it has no rate to keep.
+func SayLimits(ctx context.Context, db DB, runner int64, local *bool) error {
 	_, err := db.Exec(ctx, `select pgtick.say_limits($1::bigint, $2::boolean)`, runner, local)
 	return failed("record how the runner keeps rates", err)
 }

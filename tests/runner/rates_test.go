@@ -62,6 +62,31 @@ func TestRate_WhenRedisDies_GoesOnLocally_FailsNoJob_AndSaysSoOnce(t *testing.T)
 	p.says("(?i)redis")
 }
 
+func TestRate_WhenOnlyMaxRunningChanges_KeepsTheTimesOfItsJobs(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	effects(t, db)
+	redis := pgtest.Redis(t)
+	do(t, db, `select pgtick.set_limit('test.effect', p_rate => 1, p_period => '1 day')`)
+	work(t, db, "--redis-url="+redis.URL)
+	do(t, db, `select pgtick.enqueue_many('test.effect', array_fill('{}'::jsonb, array[5]))`)
+	const kept = `select count(*)::int from pgtick.live_jobs where reservation is not null and runner_id is null and run_at > now() + interval '1 hour'`
+	becomes(t, db, 4, kept)
+	times := ask[string](t, db, `select string_agg(run_at::text || reservation, ',' order by id) from pgtick.live_jobs`)
+	do(t, db, `select pgtick.set_limit('test.effect', p_rate => 1, p_period => '1 day', p_max_running => 3)`)
+	require.Equal(t, times, ask[string](t, db, `select string_agg(run_at::text || reservation, ',' order by id) from pgtick.live_jobs`))
+}
+
+func TestRate_ThatIsTakenAway_NeedsNoRedisAnyMore(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	do(t, db, `select pgtick.set_limit('test.effect', p_rate => 1)`)
+	work(t, db)
+	becomes(t, db, 1, "select count(*)::int from pgtick.health where what = 'runner without Redis'")
+	do(t, db, `select pgtick.remove_limit('test.effect')`)
+	becomes(t, db, 0, "select count(*)::int from pgtick.health where what = 'runner without Redis'")
+}
+
 func TestRate_ThatIsChanged_HoldsAtOnce(t *testing.T) {
 	t.Parallel()
 	db := fresh(t)

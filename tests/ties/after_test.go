@@ -358,7 +358,7 @@ func TestAfter_BadInput_IsRefused(t *testing.T) {
 		"limit_key ":       {"p_limit_key => ''", "p_limit_key => repeat('x', 201)"},
 		"sequence_failure": {"p_sequence_key => 'k', p_sequence_failure => 'halt'", "p_sequence_key => 'k', p_sequence_failure => null"},
 		"batch_id ":        {"p_batch_id => 0", "p_batch_id => 987654"},
-		"trace_context ":   {"p_trace_context => '[]'", `p_trace_context => jsonb_build_object('traceparent', repeat('x', 2000))`},
+		"trace_context ":   {"p_trace_context => '[]'", `p_trace_context => '{"traceparent": 1}'`, `p_trace_context => jsonb_build_object('traceparent', repeat('x', 2000))`},
 	} {
 		for _, setting := range settings {
 			require.Contains(t, refused(t, db.Pool, "TK000", "select pgtick.enqueue('echo', "+setting+")").Message, field, setting)
