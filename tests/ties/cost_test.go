@@ -12,6 +12,9 @@ import (
 	"github.com/pgtick/pgtick/tests/pgtest"
 )
 
+// None of these tests is parallel to others: those make and drop databases and tables, of which every session of the server is told, and one
+// that is told of too much at once forgets all of its catalog and its plans, and reads thousands of pages to plan anew.
+
 // pagesOf is how many pages a query touches, at best of four times in a session: when it has to be planned anew, it also reads the catalog.
 func pagesOf(t *testing.T, conn *pgx.Conn, sql string) int {
 	t.Helper()
@@ -69,7 +72,6 @@ const oneReport = "(select (pgtick.finish(%d, array[c.id], array[c.fence], '{don
 
 // Whatever else lives, the end of a job looks up what is tied to it, and nothing else.
 func TestCost_TheEndOfATiedJob_DoesNotGrowWithWhatIsNotTiedToIt(t *testing.T) {
-	t.Parallel()
 	db := pgtest.New(t)
 	conn := planned(t, db)
 	r := register(t, conn)
@@ -98,7 +100,6 @@ func TestCost_TheEndOfATiedJob_DoesNotGrowWithWhatIsNotTiedToIt(t *testing.T) {
 
 // The last of a sequence, of a batch and of those that wait for one job cost what the first did.
 func TestCost_OfOneAmongThousands_IsThatOfOne(t *testing.T) {
-	t.Parallel()
 	db := pgtest.New(t)
 	conn := planned(t, db)
 	r := register(t, conn)
@@ -121,7 +122,6 @@ func TestCost_OfOneAmongThousands_IsThatOfOne(t *testing.T) {
 }
 
 func TestCost_IdleSequences_CostAClaimAndAReportNothing(t *testing.T) {
-	t.Parallel()
 	db := pgtest.New(t)
 	conn := planned(t, db)
 	r := register(t, conn)
@@ -133,7 +133,6 @@ func TestCost_IdleSequences_CostAClaimAndAReportNothing(t *testing.T) {
 
 // How many run is written down, not counted: neither what has run nor what waits matters.
 func TestCost_OfALimitedClaim_DoesNotGrowWithHistoryOrWhatIsBlocked(t *testing.T) {
-	t.Parallel()
 	db := pgtest.New(t)
 	conn := planned(t, db)
 	r := register(t, conn)
