@@ -1,5 +1,6 @@
 // Package migrations installs and upgrades the schema: first the numbered migrations of this folder, by goose, then the functions,
-// views and grants of folder sql whenever they have changed, then the last step (partitions, schedules, the pg_cron entry).
+// views and grants of folder sql whenever they have changed, then the last step (partitions, schedules, the pg_cron entry). Script and
+// Supabase write the same as one SQL file.
 // Any number of processes may do so at once: one does the work, the others wait and find it done. Doing it again changes nothing.
 package migrations
 
@@ -18,6 +19,9 @@ import (
 
 //go:embed *.sql
 var files embed.FS
+
+//go:embed steps/first.sql
+var firstStep string
 
 //go:embed steps/versions.sql
 var versionsStep string

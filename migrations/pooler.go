@@ -18,21 +18,26 @@ func (e *PoolerError) Error() string {
 		"or the pooler's port for session mode (Supabase: 5432 instead of 6543)", e.Host)
 }
 
-// refuseSharedConnection tells a pooler in transaction mode by what it does, not by its port: it lets two clients use one server
-// process in turn, or one client several.
+// refuseSharedConnection refuses a pooler in transaction or statement mode.
 func refuseSharedConnection(ctx context.Context, conn *pgx.Conn, cfg *pgx.ConnConfig) error {
-	pid, err := serverPid(ctx, conn)
-	if err != nil || pid == conn.PgConn().PID() {
-		return err // the process that we were told of at the start is the one that serves us: no pooler at all
-	}
-	shared, err := sharesProcesses(ctx, conn, cfg, pid)
-	if err != nil {
-		return fmt.Errorf("find out what kind of pooler this is: %w", err)
-	}
-	if shared {
+	_, shared, err := Pooled(ctx, conn, cfg)
+	if err == nil && shared {
 		return &PoolerError{Host: cfg.Host}
 	}
-	return nil
+	return err
+}
+
+// Pooled tells whether a pooler is between, and whether that is in transaction or statement mode. It does so by what the pooler does, not by
+// its port: it lets two clients use one server process in turn, or one client several.
+func Pooled(ctx context.Context, conn *pgx.Conn, cfg *pgx.ConnConfig) (pooled, shared bool, err error) {
+	pid, err := serverPid(ctx, conn)
+	if err != nil || pid == conn.PgConn().PID() {
+		return false, false, err // the process that we were told of at the start is the one that serves us: no pooler at all
+	}
+	if shared, err = sharesProcesses(ctx, conn, cfg, pid); err != nil {
+		return true, false, fmt.Errorf("find out what kind of pooler this is: %w", err)
+	}
+	return true, shared, nil
 }
 
 func sharesProcesses(ctx context.Context, first *pgx.Conn, cfg *pgx.ConnConfig, pid uint32) (bool, error) {

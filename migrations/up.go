@@ -44,9 +44,16 @@ func (e *NewerSchemaError) Error() string {
 }
 
 // rolesOfInterest get grants where they exist. When one comes or goes sql/ is applied anew. The last two come with pgtick, but a
-// dump restored on another server lacks them.
+// dump restored on another server lacks them. So it is with realtime.send, where the owner may call it (sql/46_realtime.sql). Whoever asks
+// gets the same answer, so the catalog is read: to_regprocedure raises for those who may not use the schema.
 const rolesOfInterest = `array(select r.rolname::text from pg_catalog.pg_roles as r
-	where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader') order by r.rolname)`
+	where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader')
+	union all
+	select 'realtime.send' from pg_catalog.pg_namespace as own, pg_catalog.pg_proc as p
+	join pg_catalog.pg_namespace as n on n.oid = p.pronamespace
+	where own.nspname = 'pgtick' and n.nspname = 'realtime' and p.proname = 'send' and oidvectortypes(p.proargtypes) = 'jsonb, text, text, boolean'
+		and has_schema_privilege(own.nspowner, n.oid, 'usage') and has_function_privilege(own.nspowner, p.oid, 'execute')
+	order by 1)`
 
 // Up installs the schema, or brings it up to date. It needs a direct or a session-mode connection: *PoolerError otherwise.
 func Up(ctx context.Context, cfg *pgx.ConnConfig, opt Options) (Report, error) {
@@ -67,6 +74,9 @@ func Up(ctx context.Context, cfg *pgx.ConnConfig, opt Options) (Report, error) {
 
 func (s *session) up(ctx context.Context, cfg *pgx.ConnConfig) (report Report, err error) {
 	if err := s.refuseNewer(ctx); err != nil {
+		return report, err
+	}
+	if err := s.lookAhead(ctx); err != nil {
 		return report, err
 	}
 	if report.Migrations, err = s.applyMigrations(ctx); err != nil {
@@ -92,8 +102,20 @@ func (s *session) refuseNewer(ctx context.Context) error {
 	})
 }
 
+// lookAhead refuses, with the remedy, what would stop us halfway: a schema or a table of somebody else's.
+func (s *session) lookAhead(ctx context.Context) error {
+	return s.raw(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.PgConn().Exec(ctx, firstStep).ReadAll()
+		var refused *pgconn.PgError
+		if errors.As(err, &refused) && refused.Hint != "" {
+			return fmt.Errorf("%w: %s", err, refused.Hint)
+		}
+		return err
+	})
+}
+
 func (s *session) applyMigrations(ctx context.Context) ([]string, error) {
-	if _, err := s.db.ExecContext(ctx, "create schema if not exists pgtick"); err != nil {
+	if err := s.makeSchema(ctx); err != nil {
 		return nil, fmt.Errorf("create schema pgtick: %w", err)
 	}
 	provider, err := newProvider(s.db)
@@ -110,6 +132,16 @@ func (s *session) applyMigrations(ctx context.Context) ([]string, error) {
 		applied = append(applied, result.Source.Path)
 	}
 	return applied, err
+}
+
+// makeSchema asks first: "create schema if not exists" wants the right to create one even where there is nothing to create.
+func (s *session) makeSchema(ctx context.Context) error {
+	var there bool
+	err := s.db.QueryRowContext(ctx, "select to_regnamespace('pgtick') is not null").Scan(&there)
+	if err == nil && !there {
+		_, err = s.db.ExecContext(ctx, "create schema pgtick")
+	}
+	return err
 }
 
 // newProvider has no locker of its own: the session holds the lock for all that a migrate does, and is the one connection there is.

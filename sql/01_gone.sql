@@ -17,6 +17,10 @@ drop function if exists credits.next_entry(credits.accounts, text, bigint, times
 drop function if exists pgtick.enqueue(text, jsonb, text, integer, timestamptz, integer, interval, uuid, text, interval, text[], text, jsonb);
 drop function if exists pgtick.enqueue_many(text, jsonb[], text, integer, timestamptz, integer, interval, uuid, text[], interval, text[], text, jsonb);
 drop function if exists pgtick.enqueue_unique(text, jsonb, text, integer, timestamptz, integer, interval, uuid, text, interval, text[], text, jsonb, timestamptz);
+drop aggregate if exists credits.spend(bigint, bigint, bigint);
+drop function if exists credits.spend_step(bigint, bigint, bigint, bigint);
+drop aggregate if exists credits.chain(bytea, bytea);
+drop function if exists credits.chain_step(bytea, bytea, bytea);
 drop function if exists pgtick.archive_rows(tid[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz);
 drop function if exists pgtick.put_back(bigint, bigint[], bigint[], bigint[], text[], jsonb[], timestamptz[], timestamptz);
 

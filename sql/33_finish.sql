@@ -407,13 +407,16 @@ set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+  v_owner_id uuid;
 begin
   if p_done is null or p_done not between 0 and 1 then perform pgtick.invalid('done', p_done::text, 'the share done, from 0 to 1'); end if;
-  if not exists (select from pgtick.live_jobs as j where j.id = p_job_id and j.fence = p_fence and j.runner_id is not null) then
-    perform pgtick.refuse_claim(p_job_id, p_fence);
-  end if;
-  insert into pgtick.job_notes as n (job_id, done, note, noted_at) values (p_job_id, p_done, left(p_note, 1000), pgtick.now())
+  select j.owner_id into v_owner_id from pgtick.live_jobs as j where j.id = p_job_id and j.fence = p_fence and j.runner_id is not null;
+  if not found then perform pgtick.refuse_claim(p_job_id, p_fence); end if;
+  insert into pgtick.job_notes as n (job_id, done, note, noted_at) values (p_job_id, p_done, left(p_note, 1000), v_now)
   on conflict (job_id) do update set done = excluded.done, note = excluded.note, noted_at = excluded.noted_at;
+  if v_owner_id is not null then perform pgtick.announce_progress(p_job_id, v_owner_id, v_now); end if;
 end
 $$;
 comment on function pgtick.progress(bigint, bigint, real, text) is 'Say what share of a running job is done (0 to 1), and a note of at most 1,000 characters. Outside the task''s transaction, where others see it at once. Raises TK001 when the claim is lost.';

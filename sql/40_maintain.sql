@@ -11,10 +11,19 @@ declare
   v_name constant text := format('%s_%s', p_parent, to_char(p_day, 'YYYYMMDD'));
   v_from constant text := case p_parent when 'history' then p_day::text else p_day::text || ' 00:00:00+00' end;
   v_to constant text := case p_parent when 'history' then (p_day + 1)::text else (p_day + 1)::text || ' 00:00:00+00' end;
+  v_role text;
 begin
   if to_regclass('pgtick.' || v_name) is not null then return; end if;
   execute format('create table pgtick.%I (like pgtick.%I including defaults including constraints)', v_name, p_parent);
   execute format('alter table pgtick.%I enable row level security', v_name);
+  -- Default privileges may have granted it to others. Whoever reads the parent needs nothing here.
+  for v_role in
+    select distinct case a.grantee when 0 then 'public' else a.grantee::regrole::text end
+    from pg_catalog.pg_class as c, aclexplode(c.relacl) as a
+    where c.oid = to_regclass('pgtick.' || v_name) and a.grantee <> c.relowner
+  loop
+    execute format('revoke all on pgtick.%I from %s', v_name, v_role);
+  end loop;
   execute format('with moved as (delete from pgtick.%I where %I >= %L and %I < %L returning *) insert into pgtick.%I select * from moved',
     p_parent || '_default', v_key, v_from, v_key, v_to, v_name);
   execute format('alter table pgtick.%I attach partition pgtick.%I for values from (%L) to (%L)', p_parent, v_name, v_from, v_to);
@@ -134,6 +143,7 @@ begin
     delete from pgtick.runner_leases as r where r.freed_at < v_slots_from::timestamp at time zone 'UTC';
     delete from pgtick.batch_defs as b where b.finished_at < v_now - interval '400 days';
     delete from pgtick.audit as a where a.at < v_now - interval '400 days';
+    perform pgtick.prune_requests(v_now);
   exception when others then
     v_problem := format('retention: %s', sqlerrm);
   end;
@@ -154,4 +164,4 @@ begin
 end
 $$;
 comment on function pgtick.maintain() is
-  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400). Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
+  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; requests of end users after 7, or the longest period of a quota). Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';

@@ -135,32 +135,46 @@ $$;
 comment on function credits.replayed(uuid, text, bytea) is
   'The entry that this user booked before under this key, or null. p_request: record_send(row(operation, …)). Raises TK105 when it was for something else.';
 
--- Windows over the entries of accounts, where many are booked at once.
+-- Where many are booked at once: called for each entry in the window's order, account by account, with what the last call gave kept in a setting of
+-- the transaction. An aggregate would keep it by itself, but can set no search_path, which Supabase's adviser would have to be told about each time.
+-- p_is_first is row_number() over that window = 1: it makes PostgreSQL call in this order, and a value that somebody else has set is never looked at.
 
-create or replace function credits.spend_step(p_left bigint, p_available bigint, p_amount bigint, p_held bigint)
+create or replace function credits.spend_next(p_is_first boolean, p_available bigint, p_amount bigint, p_held bigint)
 returns bigint
-language plpgsql immutable parallel safe
+language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
+declare
+  v_left bigint := p_available;
 begin
-  p_left := coalesce(p_left, p_available);
-  return case when p_amount <= p_left and (p_amount >= 0 or -p_amount <= 9223372036854775807 - p_held - p_left) then p_left - p_amount else p_left end;
+  if not p_is_first then
+    v_left := current_setting('credits.left')::bigint;
+  end if;
+  if p_amount <= v_left and (p_amount >= 0 or -p_amount <= 9223372036854775807 - p_held - v_left) then
+    v_left := v_left - p_amount;
+  end if;
+  perform set_config('credits.left', v_left::text, true);
+  return v_left;
 end
 $$;
-comment on function credits.spend_step(bigint, bigint, bigint, bigint) is 'The step of credits.spend.';
-create or replace aggregate credits.spend(bigint, bigint, bigint) (sfunc = credits.spend_step, stype = bigint);
-comment on aggregate credits.spend(bigint, bigint, bigint) is
-  'As a window in order: what is left of the first row''s p_available after each p_amount that fits (a negative one adds, as far as balance, p_held included, can hold it); one that does not fit changes nothing.';
+comment on function credits.spend_next(boolean, bigint, bigint, bigint) is
+  'In a window''s order: what is left of the first row''s p_available after each p_amount that fits (a negative one adds, as far as balance, p_held included, can hold it); one that does not fit changes nothing.';
 
-create or replace function credits.chain_step(p_hash bytea, p_head bytea, p_entry bytea)
+create or replace function credits.chain_next(p_is_first boolean, p_head bytea, p_entry bytea)
 returns bytea
-language plpgsql immutable parallel safe
+language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
+declare
+  v_hash bytea := p_head;
 begin
-  return sha256(coalesce(p_hash, p_head) || p_entry);
+  if not p_is_first then
+    v_hash := current_setting('credits.hash')::bytea;
+  end if;
+  v_hash := sha256(v_hash || p_entry);
+  perform set_config('credits.hash', v_hash::text, true);
+  return v_hash;
 end
 $$;
-comment on function credits.chain_step(bytea, bytea, bytea) is 'The step of credits.chain.';
-create or replace aggregate credits.chain(bytea, bytea) (sfunc = credits.chain_step, stype = bytea);
-comment on aggregate credits.chain(bytea, bytea) is 'As a window in order: the hash of each entry (see sql/50_credits_base.sql), from that of the account''s head and record_send() of the entries.';
+comment on function credits.chain_next(boolean, bytea, bytea) is
+  'In a window''s order: the hash of each entry (see above), from that of the account''s head and record_send() of the entries.';

@@ -28,9 +28,8 @@ begin
   ), digested as (
     select d.*, sha256(record_send(row(d.salt, null::bytea, null::bytea, convert_to(p_reason, 'UTF8')))) as text_hash from due as d
   ), entries as materialized (
-    select d.*, credits.chain(d.head_hash, record_send(row(d.id, d.user_id, d.seq, 'release'::bytea, 0::bigint, -d.amount, d.balance, d.held_after,
-      d.hold_id, null::bigint, null::date, p_now, p_now, null::bytea, null::bytea, null::bytea, d.text_hash)))
-      over (partition by d.user_id order by d.hold_id rows unbounded preceding) as hash
+    select d.*, credits.chain_next(row_number() over (partition by d.user_id order by d.hold_id) = 1, d.head_hash, record_send(row(d.id, d.user_id,
+      d.seq, 'release'::bytea, 0::bigint, -d.amount, d.balance, d.held_after, d.hold_id, null::bigint, null::date, p_now, p_now, null::bytea, null::bytea, null::bytea, d.text_hash))) as hash
     from digested as d
   ), closed as (
     update credits.holds as h set status = 'expired', closed_seq = e.seq, closed_at = p_now, reason = p_reason from entries as e where h.id = e.hold_id

@@ -67,7 +67,7 @@ begin
     join credits.transactions as t on t.id = i.id and t.status = 'PENDING'
     join credits.accounts as a on a.user_id = t.user_id
   ), spent as (
-    select s.*, credits.spend(s.balance - s.held, -s.amount, s.held) over (partition by s.user_id order by s.id rows unbounded preceding) as left_after
+    select s.*, credits.spend_next(row_number() over (partition by s.user_id order by s.id) = 1, s.balance - s.held, -s.amount, s.held) as left_after
     from asked as s
     where s.is_commit
   ), judged as (
@@ -82,9 +82,9 @@ begin
     where j.is_ok
     window w as (partition by j.user_id order by j.id)
   ), chained as materialized (
-    select n.*, credits.chain(n.head_hash, record_send(row(n.id, n.user_id, n.new_seq, convert_to(n.type, 'UTF8'), n.amount, 0::bigint, n.new_balance, n.held,
-      null::bigint, n.related_id, null::date, n.created_at, p_now, convert_to(n.endpoint, 'UTF8'), convert_to(n.idempotency_key, 'UTF8'), n.request_hash,
-      n.new_text_hash))) over (partition by n.user_id order by n.id rows unbounded preceding) as new_hash
+    select n.*, credits.chain_next(row_number() over (partition by n.user_id order by n.id) = 1, n.head_hash, record_send(row(n.id, n.user_id,
+      n.new_seq, convert_to(n.type, 'UTF8'), n.amount, 0::bigint, n.new_balance, n.held, null::bigint, n.related_id, null::date, n.created_at, p_now, convert_to(n.endpoint, 'UTF8'), convert_to(n.idempotency_key, 'UTF8'), n.request_hash,
+      n.new_text_hash))) as new_hash
     from numbered as n
   ), moved as (
     update credits.accounts as a set balance = c.new_balance, seq = c.new_seq, head_hash = c.new_hash from chained as c where c.is_last and a.user_id = c.user_id

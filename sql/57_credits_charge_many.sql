@@ -68,10 +68,10 @@ begin
     left join lateral (
       select x.id, x.salt, x.request_hash from credits.transactions as x where uuid_send(x.user_id) = uuid_send(a.user_id) and x.idempotency_key = a.key limit 1) as t on true
   ), spent as (
-    select s.*, credits.spend(s.available, s.price, s.held) over w as left_after
+    select s.*, credits.spend_next(row_number() over w = 1, s.available, s.price, s.held) as left_after
     from seen as s
     where s.is_new
-    window w as (partition by s.user_id order by s.place rows unbounded preceding)
+    window w as (partition by s.user_id order by s.place)
   ), judged as (
     select s.*, s.left_after <> coalesce(lag(s.left_after) over w, s.available) as is_ok, coalesce(lag(s.left_after) over w, s.available) as left_before
     from spent as s
@@ -85,10 +85,10 @@ begin
     where j.is_ok
     window w as (partition by j.user_id order by j.place)
   ), chained as materialized (
-    select n.*, credits.chain(n.head_hash, record_send(row(n.id, n.user_id, n.seq, 'deduction'::bytea, -n.price, 0::bigint, n.left_after + n.held, n.held,
-      null::bigint, null::bigint, null::date, v_now, v_now, convert_to(n.endpoint, 'UTF8'), convert_to(n.key, 'UTF8'), n.request_hash, n.text_hash))) over w as hash
+    select n.*, credits.chain_next(row_number() over w = 1, n.head_hash, record_send(row(n.id, n.user_id, n.seq, 'deduction'::bytea, -n.price, 0::bigint,
+      n.left_after + n.held, n.held, null::bigint, null::bigint, null::date, v_now, v_now, convert_to(n.endpoint, 'UTF8'), convert_to(n.key, 'UTF8'), n.request_hash, n.text_hash))) as hash
     from numbered as n
-    window w as (partition by n.user_id order by n.place rows unbounded preceding)
+    window w as (partition by n.user_id order by n.place)
   ), moved as (
     update credits.accounts as a set balance = c.left_after + c.held, seq = c.seq, head_hash = c.hash from chained as c where c.is_last and a.user_id = c.user_id
   ), booked as (

@@ -17,7 +17,8 @@ select pgtick.grant_to('{service_role}', 'execute', array[
   'function pgtick.set_limit(text, bigint, interval, bigint, integer, boolean)',
   'function pgtick.remove_limit(text, boolean)',
   'function pgtick.resume_sequence(text)',
-  'function pgtick.set_gates(text, text[], bigint)']);
+  'function pgtick.set_gates(text, text[], bigint)',
+  'function pgtick.set_realtime(boolean)']);
 select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.register(text, text[], text[], interval, text, integer)',
   'function pgtick.claim(bigint, text[], text[], integer)',
@@ -58,7 +59,8 @@ select pgtick.grant_to('{service_role,pgtick_reader}', 'select', array['pgtick.j
 select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array[
   'function pgtick.waiting_tasks()',
   'function pgtick.why(bigint)',
-  'function pgtick.old_transactions(interval)']);
+  'function pgtick.old_transactions(interval)',
+  'function pgtick.realtime_state()']);
 -- End users: only their own rows, and of those only what my_jobs shows.
 select pgtick.grant_to('{authenticated}', 'select', array['pgtick.my_jobs']);
 select pgtick.grant_to('{authenticated}', 'select (id, task, runner_id, owner_id, created_at, started_at)', array['pgtick.live_jobs']);

@@ -205,7 +205,20 @@ func TestScript_LoadedByHand_GivesWhatMigrateGives(t *testing.T) {
 	require.Empty(t, report.Migrations)
 	require.False(t, report.SQL)
 	require.Empty(t, report.Installed)
-	require.ErrorContains(t, load(t, db, script.String()), "pgtick is installed in this database already")
+	require.NoError(t, load(t, db, script.String()), "it may come again")
+	require.True(t, db.Migrate(t).Empty())
+}
+
+func TestScript_OnAnEarlierSchema_GivesWhatMigrateGives(t *testing.T) {
+	t.Parallel()
+	db := earlier(t, "testdata/schema-5.sql")
+	var script bytes.Buffer
+	require.NoError(t, migrations.Script(&script))
+	require.NoError(t, load(t, db, script.String()))
+	require.Equal(t, dump(t, pgtest.New(t)), dump(t, db))
+	report := db.Migrate(t)
+	require.Empty(t, report.Migrations)
+	require.False(t, report.SQL)
 }
 
 func load(t *testing.T, db *pgtest.DB, script string) error {

@@ -1,13 +1,17 @@
 package pgtest
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,19 +20,41 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// PoolerEnv names an environment variable. Where it says transaction or session, all that speaks to the database as a worker does goes
+// through a PgBouncer in that mode: a DB's Pool, Work, and RunnerURL. What a test looks on with, URL and Config, stays direct, and so does
+// LISTEN, at ListenURL.
+const PoolerEnv = "PGTICK_TEST_POOLER"
+
+// NotThroughPooler skips a test that asks for what no pooler in transaction mode gives: a session of its own.
+func NotThroughPooler(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv(PoolerEnv) == "transaction" {
+		t.Skip("not behind a pooler in transaction mode: " + why)
+	}
+}
+
 // StartPgBouncer puts a pooler in front of a test's database, in mode session, transaction or statement, and returns the superuser's
-// URL through it. The runner's login works there as well. The test is skipped where pgbouncer is not installed.
-func StartPgBouncer(t testing.TB, db *DB, mode string) string {
+// URL through it. The runner's login works there as well. The test is skipped where pgbouncer is not installed. Settings are further
+// lines of its configuration, each "name = value".
+func StartPgBouncer(t testing.TB, db *DB, mode string, settings ...string) string {
+	t.Helper()
+	address := startPgBouncer(t, t.TempDir(), db.URL, mode, settings, t.Cleanup)
+	through := withHost(db.URL, address)
+	awaitLogin(t, through)
+	return through
+}
+
+// startPgBouncer starts one in front of all databases of a server, and returns its address.
+func startPgBouncer(t testing.TB, folder, to, mode string, settings []string, atEnd func(func())) string {
 	t.Helper()
 	program := findPgBouncer(t)
-	server, err := url.Parse(db.URL)
+	server, err := url.Parse(to)
 	require.NoError(t, err)
 	port := freePort(t)
-	folder := t.TempDir()
 	password, _ := server.User.Password()
 	write(t, folder, "users.txt", fmt.Sprintf("%q %q\n%q %q\n", server.User.Username(), password, "pgtick_runner", runnerPassword))
 	write(t, folder, "pgbouncer.ini", fmt.Sprintf(`[databases]
-%s = host=%s port=%s
+* = host=%s port=%s
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = %d
@@ -36,15 +62,60 @@ unix_socket_dir =
 auth_type = plain
 auth_file = %s/users.txt
 pool_mode = %s
-default_pool_size = 20
+default_pool_size = 30
+max_client_conn = 400
+server_login_retry = 1
 ignore_startup_parameters = extra_float_digits
-`, db.Name, server.Hostname(), server.Port(), port, folder, mode))
+%s
+`, server.Hostname(), server.Port(), port, folder, mode, strings.Join(settings, "\n")))
 	process, err := localpg.Supervise(folder, "TERM", program, filepath.Join(folder, "pgbouncer.ini"))
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, process.Stop()) })
-	server.Host = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	awaitLogin(t, server.String(), filepath.Join(folder, "log"))
-	return server.String()
+	atEnd(func() { _ = process.Stop() })
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+}
+
+// pooler is the one in front of a server, which the first test that wants it starts.
+type pooler struct {
+	once    sync.Once
+	address string
+	end     []func()
+}
+
+func (p *pooler) stop() {
+	p.once.Do(func() {}) // a test that is late starts none any more
+	for _, end := range slices.Backward(p.end) {
+		end()
+	}
+}
+
+// throughPooler is a URL of the database as PoolerEnv has it.
+func (db *DB) throughPooler(t testing.TB, url string) string {
+	t.Helper()
+	mode := os.Getenv(PoolerEnv)
+	if mode == "" || db.server.pooler == nil {
+		return url
+	}
+	p := db.server.pooler
+	findPgBouncer(t) // or skip
+	p.once.Do(func() {
+		folder, err := os.MkdirTemp("", "pgtick-pgbouncer-")
+		require.NoError(t, err)
+		later := func(end func()) { p.end = append(p.end, end) }
+		later(func() { _ = os.RemoveAll(folder) })
+		p.address = startPgBouncer(t, folder, db.server.url, mode, nil, later)
+		awaitLogin(t, withHost(db.server.url, p.address))
+	})
+	require.NotEmpty(t, p.address, "the pooler did not start")
+	return withHost(url, p.address)
+}
+
+func withHost(to, host string) string {
+	u, err := url.Parse(to)
+	if err != nil {
+		panic(err) // it is ours
+	}
+	u.Host = host
+	return u.String()
 }
 
 // findPgBouncer also looks where Debian puts it, which is on root's PATH alone.
@@ -59,12 +130,17 @@ func findPgBouncer(t testing.TB) string {
 	return ""
 }
 
-func awaitLogin(t testing.TB, url, logFile string) {
+func awaitLogin(t testing.TB, url string) {
 	t.Helper()
+	var problem error
 	require.Eventually(t, func() bool {
-		conn, err := pgx.Connect(t.Context(), url)
-		return err == nil && conn.Close(t.Context()) == nil
-	}, 20*time.Second, 20*time.Millisecond, "pgbouncer does not let us in; its log is %s", logFile)
+		conn, err := pgx.Connect(context.Background(), url)
+		if problem = err; err == nil {
+			_ = conn.Close(context.Background())
+		}
+		return err == nil
+	}, 20*time.Second, 20*time.Millisecond, "pgbouncer does not let us in")
+	require.NoError(t, problem)
 }
 
 func freePort(t testing.TB) int {

@@ -55,6 +55,7 @@ type server struct {
 	url      string // of a superuser, to database postgres or the one named
 	template string
 	stop     func()
+	pooler   *pooler // where PoolerEnv asks for one
 
 	once       sync.Once // makes the template
 	problem    error
@@ -80,6 +81,7 @@ func Main(m *testing.M) {
 	m.Run()
 	plain.stop()
 	withCron.stop()
+	hosted.stop()
 }
 
 // New returns a database with pgtick in it.
@@ -171,7 +173,8 @@ func needCron(t testing.TB) {
 // NewOn returns a database with pgtick on a server of the test's own. It goes with the server, which need not run at the test's end.
 func NewOn(t testing.TB, own *localpg.Server) *DB {
 	t.Helper()
-	s := &server{url: own.URL("postgres")}
+	s := &server{url: own.URL("postgres"), pooler: new(pooler)}
+	t.Cleanup(s.pooler.stop)
 	db := s.create(t, "template0")
 	db.open(t)
 	db.Migrate(t)
@@ -229,6 +232,20 @@ const runnerPassword = "runner-of-tests"
 // RunnerURL is how a runner connects: as pgtick_runner, who may do what a runner needs and no more.
 func RunnerURL(t testing.TB, db *DB) string {
 	t.Helper()
+	return db.throughPooler(t, directRunnerURL(t, db))
+}
+
+// ListenURL is what a runner gets as LISTEN_DATABASE_URL: nothing, but where RunnerURL goes through a pooler.
+func ListenURL(t testing.TB, db *DB) string {
+	t.Helper()
+	if direct := directRunnerURL(t, db); direct != RunnerURL(t, db) {
+		return direct
+	}
+	return ""
+}
+
+func directRunnerURL(t testing.TB, db *DB) string {
+	t.Helper()
 	db.server.runnerOnce.Do(func() {
 		// One after the other: two sessions that alter one role at once get "tuple concurrently updated".
 		db.server.exec(t, "select pg_advisory_lock(7076); alter role pgtick_runner login password '"+runnerPassword+"'; select pg_advisory_unlock(7076)")
@@ -246,6 +263,9 @@ func (l *lazily) get(t testing.TB) *server {
 func (l *lazily) stop() {
 	l.once.Do(func() {}) // a test that is late starts nothing any more
 	if l.server != nil {
+		if l.server.pooler != nil {
+			l.server.pooler.stop()
+		}
 		l.server.stop()
 	}
 }
@@ -258,12 +278,12 @@ func startPlain() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &server{url: own.URL("postgres"), template: "pgtick_template", stop: func() { _ = own.Close() }}, nil
+	return &server{url: own.URL("postgres"), template: "pgtick_template", stop: func() { _ = own.Close() }, pooler: new(pooler)}, nil
 }
 
 // useNamed works on a server that is not ours: its databases carry our process number, and go at the end.
 func useNamed(named string) *server {
-	s := &server{url: named, template: fmt.Sprintf("pgtick_template_%d", os.Getpid())}
+	s := &server{url: named, template: fmt.Sprintf("pgtick_template_%d", os.Getpid()), pooler: new(pooler)}
 	s.stop = func() { _ = s.tryExec(context.Background(), "drop database if exists "+s.template+" with (force)") }
 	if ready := os.Getenv("TEST_DATABASE_TEMPLATE"); ready != "" { // tests/credits_model/mutants
 		s.template, s.stop = ready, func() {}
@@ -277,7 +297,7 @@ func startWithCron() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{url: own.URL("postgres"), stop: func() { _ = own.Close() }}
+	s := &server{url: own.URL("postgres"), stop: func() { _ = own.Close() }, pooler: new(pooler)}
 	return s, s.tryExec(context.Background(), "create extension pg_cron with schema pg_catalog")
 }
 
@@ -338,9 +358,13 @@ func (s *server) create(t testing.TB, template string) *DB {
 // open makes the pool, which closes at the end of the test.
 func (db *DB) open(t testing.TB) {
 	t.Helper()
-	cfg, err := pgxpool.ParseConfig(db.URL)
+	through := db.throughPooler(t, db.URL)
+	cfg, err := pgxpool.ParseConfig(through)
 	require.NoError(t, err)
 	cfg.MaxConns = 32
+	if through != db.URL {
+		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // prepares nothing that a later statement needs
+	}
 	db.Pool, err = pgxpool.NewWithConfig(context.Background(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { db.close(t) })

@@ -80,10 +80,13 @@ func (db *DB) workOn(t testing.TB, registry *tasks.Registry, queues []string, en
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	cfg := db.Config(t)
-	connect := func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, cfg) }
+	connect := func(ctx context.Context) (*pgx.Conn, error) {
+		return pgx.ConnectConfig(ctx, db.Pool.Config().ConnConfig)
+	}
+	direct := db.Config(t)
+	listen := func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, direct) }
 	e, err := engine.New(engine.Options{Name: "pgtest", Queues: queues, Registry: registry, Poll: 50 * time.Millisecond, NoClock: true,
-		Log: logTo(t), Observer: ended, Pool: db.Pool, Connect: connect, Listen: connect})
+		Log: logTo(t), Observer: ended, Pool: db.Pool, Connect: connect, Listen: listen})
 	require.NoError(t, err)
 	stopped := make(chan error, 1)
 	go func() { stopped <- e.Run(ctx) }()

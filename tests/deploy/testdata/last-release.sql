@@ -1,13 +1,13 @@
--- What the Go code of the last release asks the database; written anew at each release: go run ./tests/deploy/record c597b65
--- commit c597b6505bd5a7fb9f5b0714fd78b83d9c8adeba
--- schema 7
+-- What the Go code of the last release asks the database; written anew at each release: go run ./tests/deploy/record 82ea051
+-- commit 82ea051f239157d5c4ad507bf362db6eaae19392
+-- schema 8
 
 -- runner/jobs/queries.go
 select pgtick.register($1::text, $2::text[], $3::text[], make_interval(secs => $4::float8), nullif($5::text, ''), nullif($6::int, 0));
 
 -- runner/jobs/queries.go
 select id, fence, task, queue, priority, attempt, max_attempts, args, run_at, created_at, timeout, schedule, slot,
-	owner_id, checkpoint, started_at
+	owner_id, checkpoint, started_at, limit_key, reservation, trace_context
 	from pgtick.claim_lanes($1::bigint, $2::text[], $3::text[], $4::int, $5::text[], $6::text[], $7::int[], $8::timestamptz[], $9::bigint[]);
 
 -- runner/jobs/queries.go
@@ -58,6 +58,30 @@ select pgtick.check_claim($1::bigint, $2::bigint);
 
 -- runner/jobs/queries.go
 select pgtick.finish_in_transaction($1::bigint, $2::bigint, $3::text::jsonb);
+
+-- runner/jobs/queries.go
+select pgtick.wait_for($1::bigint, $2::bigint, $3::bigint[], $4::text);
+
+-- runner/jobs/queries.go
+select pgtick.hold_back($1::bigint, $2::bigint[], $3::bigint[],
+		(select array_agg(n.now + make_interval(secs => d.delay) order by d.place) from unnest($4::float8[]) with ordinality as d(delay, place),
+		 (select pgtick.now() as now offset 0) as n), $5::text[], $6::timestamptz[]);
+
+-- runner/jobs/queries.go
+select coalesce(task, ''), coalesce(per_key, false), coalesce(rate, 0), coalesce(extract(epoch from period), 0)::float8,
+		coalesce(burst, 0), runners, any_local, coalesce(set_at, pgtick.now()) from pgtick.limit_rules($1::bigint);
+
+-- runner/jobs/queries.go
+select pgtick.say_limits($1::bigint, $2::boolean);
+
+-- runner/jobs/queries.go
+select pgtick.declare_task($1::text, $2::text::jsonb);
+
+-- runner/jobs/queries.go
+select pgtick.counted_tasks($1::bigint);
+
+-- runner/jobs/queries.go
+select coalesce(pgtick.gate_refused($1::bigint, $2::bigint, $3::text), '');
 
 -- runner/jobs/queries.go
 select pgtick.progress($1::bigint, $2::bigint, $3::float8::real, nullif($4::text, ''));
