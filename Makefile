@@ -1,7 +1,7 @@
 # Bare "make" prints the targets. None touches a database it did not start, nor writes outside the checkout, but for Debian packages that
 # .ci/prepare says it installs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test build dist lint db db-stop bench proof ties-proof ledger-proof ledger-mutants test-versions prepare
+.PHONY: help demo test build dist lint db db-stop bench proof ties-proof ledger-proof ledger-mutants test-versions supabase prepare
 SHELL := /bin/sh
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -9,9 +9,14 @@ LDFLAGS := -s -w -X github.com/pgtick/pgtick/runner/cli.version=$(VERSION)
 VERSIONS ?= 17 18
 PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 DIST ?= dist
+MIGRATIONS ?= supabase/migrations
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # Most tests wait for something, so six of a package run at once.
 TESTS := -race -count=1 -parallel 6 -timeout 20m ./...
+# What a worker relies on is tested once more through a pooler in transaction mode (tests/pgtest, PoolerEnv): not what SQL alone refuses or tells, nor
+# what concerns Redis, settings or several databases.
+POOLED := PGTICK_TEST_POOLER=transaction -count=1 -parallel 6 -timeout 20m \
+	-skip '^Test(Why|Maintain|Retention|Audit|Jobs|Queues|Lookups|RetryPolicy|CancelWhere|RetryWhere|BadInput|AllowFunction|Rate|Gate|Usage|Migrate|Work_OfSeveral|Work_Health)' ./tests/queue ./tests/runner
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +30,7 @@ test: ## Run every test, with the race detector; what CI runs
 	@.ci/prepare test
 	go vet ./...
 	@go build -o .pgtick/bin/summary ./tests/summary
-	@.pgtick/bin/summary $(TESTS)
+	@.pgtick/bin/summary $(TESTS) --then $(POOLED)
 
 build: ## Build the program: bin/pgtick
 	@.ci/prepare go
@@ -86,6 +91,15 @@ test-versions: ## Run every test on PostgreSQL 17 and 18 from npm, without pg_cr
 	  echo "PostgreSQL $$version"; \
 	  PGTICK_PG_BIN=$$bin .pgtick/bin/summary $(TESTS) || exit 1; \
 	done
+
+# A migration that was pushed once is never run again, so new content gets a new name: the time.
+supabase: ## Write supabase/migrations anew from migrations/ and sql/, under a new name where these have changed
+	@.ci/prepare go
+	@mkdir -p '$(MIGRATIONS)'
+	@new=$$(mktemp '$(MIGRATIONS)/.new-XXXXXX') && trap 'rm -f "$$new"' EXIT && go run ./runner/cmd/pgtick migrate sql --supabase >"$$new" && \
+	  old=$$(ls '$(MIGRATIONS)'/*_pgtick.sql 2>/dev/null || true) && \
+	  if [ -f "$$old" ] && cmp -s "$$old" "$$new"; then echo "$$old is up to date"; exit 0; fi && \
+	  file="$(MIGRATIONS)/$$(date -u +%Y%m%d%H%M%S)_pgtick.sql" && rm -f '$(MIGRATIONS)'/*_pgtick.sql && chmod 644 "$$new" && mv "$$new" "$$file" && echo "$$file"
 
 prepare: ## Install what tests and demo need, where it is missing
 	@.ci/prepare test

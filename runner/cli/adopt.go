@@ -22,7 +22,7 @@ production's webhooks. adopt records the address of DATABASE_URL: the Supabase p
 			if err != nil {
 				return err
 			}
-			conn, err := connector(cfg.Database)(cmd.Context())
+			conn, err := connector(unprepared(cfg.Database))(cmd.Context())
 			if err != nil {
 				return unreachable(cfg.Database, err)
 			}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pgtick/pgtick/migrations"
 	"github.com/pgtick/pgtick/runner/config"
@@ -63,9 +64,11 @@ func run(ctx context.Context, args []string, out, talk io.Writer, registries ...
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(talk)
+	finishHelpers(root) // cobra's own take the output as it is now
+	wrapArgs(root)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
-		_, _ = fmt.Fprintln(talk, "pgtick:", lineBreak.ReplaceAllString(err.Error(), "; "))
+		_, _ = fmt.Fprintln(talk, "pgtick:", printable(lineBreak.ReplaceAllString(err.Error(), "; ")))
 		sayRemedy(talk, err)
 	}
 	return exitCode(err)
@@ -102,10 +105,11 @@ func newRoot(registry *tasks.Registry) *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath())}
+		return usageError{fmt.Errorf("%w%s (see: %s --help)", err, perhapsFlag(cmd, err), cmd.CommandPath())}
 	})
-	root.AddCommand(workCommand(registry), healthCommand(), migrateCommand(), adoptCommand(), devCommand(registry), schedulesCommand(), creditsCommand(), configTopic())
-	wrapArgs(root)
+	root.AddCommand(workCommand(registry), healthCommand(), migrateCommand(), adoptCommand(), doctorCommand(), devCommand(registry), schedulesCommand(), creditsCommand(), configTopic())
+	root.AddCommand(rolesCommand())
+	root.AddCommand(jobsCommand(), queuesCommand(), benchCommand())
 	return root
 }
 
@@ -139,6 +143,20 @@ func perhaps(cmd *cobra.Command, args []string) string {
 	return fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
 }
 
+// perhapsFlag names the flag that may be meant.
+func perhapsFlag(cmd *cobra.Command, err error) string {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return ""
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if near := nearest(unknown.GetSpecifiedName(), names); near != "" && len(unknown.GetSpecifiedName()) > 1 {
+		return didYouMean("--" + near)
+	}
+	return ""
+}
+
 // buildVersion is what the build says of itself, or the module's version when somebody else's program imports us.
 func buildVersion() string {
 	if version != "" {
@@ -157,8 +175,22 @@ func settings(cmd *cobra.Command, names ...string) {
 			continue
 		}
 		help := fmt.Sprintf("%s (%s)", s.Help, s.Env)
+		if s.Repeated() {
+			cmd.Flags().Var(new(lines), s.Flag, help)
+			continue
+		}
 		cmd.Flags().String(s.Flag, s.Default, help)
 	}
+}
+
+// lines is the value of a flag that may be repeated: a line for each time.
+type lines struct{ text string }
+
+func (l *lines) String() string { return l.text }
+func (l *lines) Type() string   { return "name" }
+func (l *lines) Set(value string) error {
+	l.text += value + "\n"
+	return nil
 }
 
 func contains(names []string, name string) bool {
@@ -172,13 +204,17 @@ func contains(names []string, name string) bool {
 
 // load reads the settings; with names only those, where a command needs no database.
 func load(cmd *cobra.Command, only ...string) (config.Config, error) {
-	return config.Load(func(name string) (string, bool) {
+	return config.Load(flagsOf(cmd), os.LookupEnv, only...)
+}
+
+func flagsOf(cmd *cobra.Command) func(name string) (value string, given bool) {
+	return func(name string) (string, bool) {
 		flag := cmd.Flags().Lookup(name)
 		if flag == nil {
 			return "", false
 		}
 		return flag.Value.String(), flag.Changed
-	}, os.LookupEnv, only...)
+	}
 }
 
 func configTopic() *cobra.Command {

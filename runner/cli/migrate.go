@@ -25,7 +25,7 @@ entry, each only where that name has never existed. Running it twice changes not
 			talk := cmd.ErrOrStderr()
 			report, err := migrations.Up(cmd.Context(), cfg.Database, migrations.Options{Log: func(line string) { _, _ = fmt.Fprintln(talk, line) }})
 			if err != nil {
-				return err
+				return located(cfg.Database, err)
 			}
 			for _, note := range report.Notes {
 				_, _ = fmt.Fprintln(talk, note)
@@ -67,9 +67,9 @@ func migrateStatusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			standing, err := migrations.Status(cmd.Context(), cfg.Database)
+			standing, err := migrations.Status(cmd.Context(), unprepared(cfg.Database))
 			if err != nil {
-				return err
+				return located(cfg.Database, err)
 			}
 			return printStanding(cmd.OutOrStdout(), standing)
 		},
@@ -106,11 +106,19 @@ func printStanding(out io.Writer, standing migrations.Standing) error {
 }
 
 func migrateSQLCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "sql",
-		Short: "Print everything as one SQL file, to install by hand",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return migrations.Script(cmd.OutOrStdout())
-		},
+		Short: "Print everything as one SQL file, to install or upgrade by hand",
+		Long: `Print everything as one SQL file. It installs pgtick or brings it up to date, whatever state the database is in, in one transaction;
+"pgtick migrate" and this file may follow each other.`,
+		Args: cobra.NoArgs,
 	}
+	supabase := cmd.Flags().Bool("supabase", false, "as a migration for supabase db push, which brings a transaction of its own")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *supabase {
+			return migrations.Supabase(cmd.OutOrStdout())
+		}
+		return migrations.Script(cmd.OutOrStdout())
+	}
+	return cmd
 }

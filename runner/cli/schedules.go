@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -24,7 +27,11 @@ func schedulesCommand() *cobra.Command {
 Tables fit the terminal; --json prints one object a line, its keys named as the columns in SQL.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(listCommand(), showCommand(), lintCommand(), previewCommand(), forecastCommand(), applyCommand(), pauseCommand(), resumeCommand(), runCommand())
+	for _, named := range []*cobra.Command{showCommand(), lintCommand(), pauseCommand(), resumeCommand(), runCommand()} {
+		named.ValidArgsFunction = firstNamed(jobs.ScheduleNames)
+		cmd.AddCommand(named)
+	}
+	cmd.AddCommand(listCommand(), previewCommand(), forecastCommand(), applyCommand())
 	return cmd
 }
 
@@ -92,17 +99,15 @@ func inItsWords(err error) error {
 	return err
 }
 
-// sayRemedy prints what the database says beside an error's message.
+// sayRemedy prints what the database says beside an error's message, and what we know to do about one of its connection.
 func sayRemedy(talk io.Writer, err error) {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return
-	}
+	pg := new(pgconn.PgError)
+	errors.As(err, &pg)
 	if pg.Detail != "" {
-		_, _ = fmt.Fprintln(talk, "  detail:", lineBreak.ReplaceAllString(pg.Detail, "; "))
+		_, _ = fmt.Fprintln(talk, "  detail:", printable(lineBreak.ReplaceAllString(pg.Detail, "; ")))
 	}
-	if pg.Hint != "" {
-		_, _ = fmt.Fprintln(talk, "  hint:", lineBreak.ReplaceAllString(pg.Hint, "; "))
+	if hint := cmp.Or(pg.Hint, jobs.Remedy(err)); hint != "" {
+		_, _ = fmt.Fprintln(talk, "  hint:", printable(lineBreak.ReplaceAllString(hint, "; ")))
 	}
 }
 
@@ -110,11 +115,36 @@ func jsonFlag(cmd *cobra.Command) *bool {
 	return cmd.Flags().Bool("json", false, "one JSON object a line, its keys named as the columns in SQL")
 }
 
-// printJSON prints a value on a line of its own.
+// printJSON prints a value on a line of its own. What a terminal could obey is escaped, as JSON may have it: the value is the same.
 func printJSON(out io.Writer, value any) error {
-	encoder := json.NewEncoder(out)
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
-	return encoder.Encode(value)
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	_, err := io.WriteString(out, harmless(text.String()))
+	return err
+}
+
+// harmless escapes in a JSON text what may stand there as it is, but moves the cursor or turns the direction of writing on a terminal.
+func harmless(text string) string {
+	if !strings.ContainsFunc(text, obeyed) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if obeyed(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+func obeyed(r rune) bool {
+	return r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r))
 }
 
 // printRows prints each row on a line of its own.

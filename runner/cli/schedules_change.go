@@ -157,11 +157,13 @@ func (h handRun) print(ctx context.Context) error {
 		_, err := fmt.Fprintln(h.out, h.id)
 		return err
 	}
-	row, err := jobs.JobRow(ctx, h.conn, h.id)
-	if err != nil {
-		return err
-	}
-	return printJSON(h.out, row)
+	return inTransaction(ctx, h.conn, func(tx pgx.Tx) error {
+		row, err := jobs.JobRow(ctx, tx, h.id)
+		if err != nil {
+			return err
+		}
+		return printJSON(h.out, row)
+	})
 }
 
 // Between two looks at a job, and before it is said that no runner is there for it.

@@ -23,27 +23,27 @@ func listCommand() *cobra.Command {
 		Short: "All schedules, when each runs next and how it has gone",
 		Long: `List all schedules: the next slot by the clocks of the schedule's zone, what became of the last one, the share of its newest 20 jobs that
 are done (of those that ended), how long they usually take, and whether it is active, paused, broken or at its end.`,
-		Example: "  pgtick schedules list\n  pgtick schedules list --json | jq -r 'select(.success_rate < 1) | .name'",
+		Example: "  pgtick schedules list\n  pgtick schedules list --watch\n  pgtick schedules list --json | jq -r 'select(.success_rate < 1) | .name'",
 		Args:    cobra.NoArgs,
 	}
 	asJSON := jsonFlag(cmd)
-	return scheduleCommand(cmd, func(ctx context.Context, tx pgx.Tx, _ []string) error {
+	return watchable(cmd, func(ctx context.Context, tx pgx.Tx, v view) error {
 		all, err := jobs.Schedules(ctx, tx, nil)
 		if err != nil {
 			return err
 		}
 		if *asJSON {
-			return printRows(cmd.OutOrStdout(), rowsOf(all))
+			return printRows(v, rowsOf(all))
 		}
 		now, err := jobs.Now(ctx, tx)
 		if err != nil {
 			return err
 		}
 		if len(all) == 0 {
-			_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "no schedule yet: see pgtick schedules apply --help, or pgtick.schedule in SQL")
+			_, _ = fmt.Fprintln(v.talk, "no schedule yet: see pgtick schedules apply --help, or pgtick.schedule in SQL")
 			return nil
 		}
-		return printSchedules(newScreen(cmd.OutOrStdout()), all, now)
+		return printSchedules(v.screen, all, now)
 	})
 }
 

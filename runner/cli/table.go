@@ -14,17 +14,19 @@ import (
 // screen is where data goes: a terminal with its width and colours, or a file or pipe, which has neither.
 type screen struct {
 	io.Writer
-	width  int // 0: lines may have any length
-	colour bool
+	width    int // 0: lines may have any length
+	height   int // 0: there may be any number of them
+	colour   bool
+	terminal bool
 }
 
 // newScreen also heeds COLUMNS, which whoever sets it means, and NO_COLOR.
 func newScreen(out io.Writer) screen {
 	s := screen{Writer: out}
 	if isTerminal(out) {
-		s.width = 80
-		if width, _, err := term.GetSize(int(out.(*os.File).Fd())); err == nil && width > 0 { //nolint:gosec // a file descriptor is a small number
-			s.width = width
+		s.width, s.height, s.terminal = 80, 24, true
+		if width, height, err := term.GetSize(int(out.(*os.File).Fd())); err == nil && width > 0 && height > 0 { //nolint:gosec // a file descriptor is a small number
+			s.width, s.height = width, height
 		}
 		s.colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	}
@@ -41,6 +43,7 @@ const (
 	red    = "31"
 	green  = "32"
 	yellow = "33"
+	cyan   = "36"
 )
 
 // paint colours a text, which has to make sense without it.
@@ -60,10 +63,12 @@ func (s screen) wrap(colour, text string) []string {
 	return lines
 }
 
-// table fits the width of a terminal by wrapping its cells: nothing is left out.
+// table fits the width of a terminal by wrapping its cells, so that nothing is left out, or, where it is one of many rows that are looked
+// over, by cutting them.
 type table struct {
 	titles []string
 	rows   [][]cell
+	cuts   bool
 }
 
 // cell is some text. Its parts stay together where there is room for all, or stand below one another.
@@ -88,17 +93,35 @@ func (t *table) print(s screen) error {
 		head[i] = cell{[]string{title}, bold}
 	}
 	lines := append([][]cell{head}, t.rows...)
-	widths := t.widths(lines, s.width)
+	least, write := narrow, wrapRow
+	if t.cuts && s.terminal {
+		least, write = 3, cutRow
+	}
+	widths := t.widths(lines, s.width, least)
 	for _, row := range lines {
-		if _, err := io.WriteString(s, wrapRow(s, row, widths)); err != nil {
+		if _, err := io.WriteString(s, write(s, row, widths)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// widths gives each column what its longest cell needs, and takes from the widest until the whole fits.
-func (t *table) widths(lines [][]cell, most int) []int {
+// cutRow is a row in one line.
+func cutRow(s screen, row []cell, widths []int) string {
+	line, blank := "", ""
+	for i, c := range row {
+		piece := shorten(c.line(), widths[i])
+		if piece != "" {
+			line += blank + s.paint(c.colour, piece)
+			blank = ""
+		}
+		blank += strings.Repeat(" ", widths[i]-wide(piece)) + gap
+	}
+	return line + "\n"
+}
+
+// widths gives each column what its longest cell needs, and takes from the widest until the whole fits, or no column has more than least.
+func (t *table) widths(lines [][]cell, most, least int) []int {
 	widths := make([]int, len(t.titles))
 	total := len(gap) * (len(widths) - 1)
 	for _, row := range lines {
@@ -116,7 +139,7 @@ func (t *table) widths(lines [][]cell, most int) []int {
 				widest = i
 			}
 		}
-		if widths[widest] <= narrow {
+		if widths[widest] <= least {
 			break
 		}
 		widths[widest]--

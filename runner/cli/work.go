@@ -1,16 +1,15 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/redis/go-redis/v9"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -29,9 +28,12 @@ func workCommand(registry *tasks.Registry) *cobra.Command {
 		Use:   "work",
 		Short: "Run jobs, and serve health and metrics",
 		Long: `Run jobs until SIGTERM or SIGINT: then claim no more, let running jobs end within the grace, give back the rest without counting
-an attempt, and exit 0. A second signal ends the process at once; its jobs go back when the lease has run out.`,
+an attempt, and exit 0. A second signal ends the process at once; its jobs go back when the lease has run out.
+
+With --database, once for each, one runner works on several databases. Each has workers, connections and rates of its own, as many as the
+settings say. One that can't be reached at the start is tried again every ten seconds, while the others go on.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load(cmd)
+			cfg, err := config.LoadRunner(flagsOf(cmd), os.LookupEnv)
 			if err != nil {
 				return err
 			}
@@ -46,58 +48,43 @@ an attempt, and exit 0. A second signal ends the process at once; its jobs go ba
 // garbage, with this half of that, for some 8 MiB. GOGC in the environment goes before it.
 const gcPercent = 200
 
-// work runs an engine and its HTTP server until ctx ends.
+// work runs an engine for each database, and the HTTP server of all, until ctx ends.
 func work(ctx context.Context, cfg config.Config, registry *tasks.Registry, log *logrus.Logger) error {
 	if os.Getenv("GOGC") == "" {
 		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	}
-	if err := admit(ctx, cfg); err != nil {
-		return err
-	}
-	pool, err := taskPool(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	metrics := web.NewMetrics()
 	limit.LogLibrary(logrus.NewEntry(log))
-	limiter := limit.New(limit.Options{Redis: cfg.Redis, Log: logrus.NewEntry(log), Prefix: "pgtick:" + migrations.Address(cfg.Database) + ":", Observer: metrics})
-	defer closeLimiter(limiter, cfg.Redis)
-	e, err := engine.New(engine.Options{
-		Name: cfg.Name, Version: buildVersion(), Queues: cfg.Queues, Registry: withCalls(withCredits(registry, cfg), cfg), Workers: cfg.Workers,
-		Lease: cfg.Lease, Poll: cfg.Poll, Grace: cmp.Or(cfg.Grace, engine.NoGrace), Limiter: limiter, NoClock: cfg.NoClock, Log: log, Observer: metrics,
-		Pool: pool, Connect: connector(cfg.Database), Listen: connector(cfg.Listen),
-	})
+	if cfg.Redis != nil {
+		defer func() { _ = cfg.Redis.Close() }()
+	}
+	metrics := web.NewRegistry()
+	sites, err := sitesOf(cfg, registry, metrics, log)
 	if err != nil {
 		return usageError{err}
 	}
-	metrics.Watch(e.Status)
+	defer sites.close()
+	if err := sites.admit(ctx); err != nil {
+		return err
+	}
 	if cfg.HTTP != "" {
-		server, err := web.Start(cfg.HTTP, cfg.Name, e.Status, cfg.Lease, metrics, log)
+		server, err := web.Start(cfg.HTTP, cfg.Name, sites.engines(), cfg.Lease, metrics, log)
 		if err != nil {
 			return fmt.Errorf("serve health and metrics at %s: %w", cfg.HTTP, err)
 		}
 		defer server.Stop()
 		log.Infof("health and metrics at %s", server.URL())
 	}
-	if err := e.Run(ctx); err != nil {
+	if err := sites.run(ctx); err != nil {
 		return err
 	}
 	log.Info("stopped: nothing is held any more")
 	return nil
 }
 
-func closeLimiter(limiter *limit.Limiter, client redis.UniversalClient) {
-	limiter.Close()
-	if client != nil {
-		_ = client.Close()
-	}
-}
-
 // admit makes sure, before anything is claimed, that the schema is new enough and that this database is not somebody else's copy.
 // It also finds out whether a pooler is between, which would mix up prepared statements.
 func admit(ctx context.Context, cfg config.Config) error {
-	conn, err := connector(cfg.Database)(ctx)
+	conn, err := connector(unprepared(cfg.Database))(ctx)
 	if err != nil {
 		return unreachable(cfg.Database, err)
 	}
@@ -124,8 +111,20 @@ func plainBehindPooler(ctx context.Context, conn *pgx.Conn, database *pgx.ConnCo
 	return nil
 }
 
+// unprepared is for a connection of which it is not known yet whether a pooler is between: another runner may have prepared the same there.
+func unprepared(database *pgx.ConnConfig) *pgx.ConnConfig {
+	own := database.Copy()
+	own.DefaultQueryExecMode = pgx.QueryExecModeExec
+	return own
+}
+
 func connector(database *pgx.ConnConfig) engine.Connector {
-	return func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, database) }
+	return func(ctx context.Context) (*pgx.Conn, error) {
+		if err := refusedLately(database); err != nil {
+			return nil, err
+		}
+		return pgx.ConnectConfig(ctx, database)
+	}
 }
 
 func taskPool(ctx context.Context, cfg config.Config) (*pgxpool.Pool, error) {
@@ -135,7 +134,35 @@ func taskPool(ctx context.Context, cfg config.Config) (*pgxpool.Pool, error) {
 	}
 	pooled.ConnConfig = cfg.Database.Copy()
 	pooled.MaxConns, pooled.MinConns = int32(cfg.Connections), 0 //nolint:gosec // config allows 1 to 1000
+	pooled.PingTimeout, pooled.BeforeClose = pingTimeout, giveUp
+	pooled.PrepareConn = takesWrites
+	pooled.BeforeConnect = func(_ context.Context, database *pgx.ConnConfig) error { return refusedLately(database) }
 	return pgxpool.NewWithConfig(ctx, pooled)
+}
+
+// A connection that was cut without a word, as networks cut idle ones, is found out before a task gets it.
+const pingTimeout = 3 * time.Second
+
+// giveUp ends what is left of a connection that is closed already, when the other end says nothing: the library would hold the pool's place for it,
+// and a task wait, for a quarter of a minute. The end of a statement that was cancelled takes less.
+func giveUp(conn *pgx.Conn) {
+	if !conn.IsClosed() {
+		return
+	}
+	select {
+	case <-conn.PgConn().CleanupDone():
+	case <-time.After(pingTimeout):
+		_ = conn.PgConn().Conn().Close()
+	}
+}
+
+// takesWrites gives tasks no session on a server that takes no writes, as it tells of itself with each answer; behind a pooler nobody does.
+// Such a session is closed: the next one may meet another server, after a failover, or the same one with room on its disk.
+func takesWrites(_ context.Context, conn *pgx.Conn) (bool, error) {
+	if engine.ReadOnly(conn) {
+		return false, jobs.ErrReadOnly
+	}
+	return true, nil
 }
 
 // unreachable says where it could not go. The cause may name host and user, never the password.

@@ -25,6 +25,7 @@ import (
 type Config struct {
 	Database    *pgx.ConnConfig
 	Listen      *pgx.ConnConfig
+	More        []Addresses // the second and later databases of a runner that has several
 	Queues      []string
 	Workers     int
 	Connections int
@@ -41,6 +42,9 @@ type Config struct {
 	Calls       httptask.Options      // of jobs of the task http
 }
 
+// Addresses are the ways to one database: for all, and for LISTEN.
+type Addresses struct{ Database, Listen *pgx.ConnConfig }
+
 // Sync is where the credit ledger hands over its entries: this database when neither is set.
 type Sync struct {
 	Database *pgx.ConnConfig // another Postgres
@@ -54,8 +58,11 @@ type Setting struct {
 	Env     string
 	Default string
 	Help    string
-	read    func(c *Config, value string) error
+	read    func(c *Config, value string) error // nil: LoadRunner does
 }
+
+// Repeated tells whether the flag may be given several times: its value then has a line for each.
+func (s Setting) Repeated() bool { return s.Flag == "database" }
 
 // Error is a setting that is missing or wrong. Its text never holds a password.
 type Error struct {
@@ -72,6 +79,7 @@ func Table() []Setting {
 	return []Setting{
 		{"database-url", "DATABASE_URL", "", "the database, as postgres://user:password@host:port/name", database(func(c *Config) **pgx.ConnConfig { return &c.Database })},
 		{"listen-database-url", "LISTEN_DATABASE_URL", "", "the same database by a direct or session-mode connection, for LISTEN; default: DATABASE_URL", database(func(c *Config) **pgx.ConnConfig { return &c.Listen })},
+		{"database", "PGTICK_DATABASES", "", "several databases for one runner, in place of database-url: a flag for each, or a list with commas, of the names of environment variables that hold their URLs; of APP_URL, APP_URL_LISTEN may hold the one for LISTEN", nil},
 		{"queues", "PGTICK_QUEUES", "default", "the queues to work on, separated by commas", readQueues},
 		{"workers", "PGTICK_WORKERS", "20", "attempts at a time, 1 to 10000", number(1, 10000, func(c *Config) *int { return &c.Workers })},
 		{"connections", "PGTICK_CONNECTIONS", "3", "database connections for tasks, 1 to 1000, besides one for control and one that listens", number(1, 1000, func(c *Config) *int { return &c.Connections })},
@@ -96,21 +104,24 @@ func Table() []Setting {
 func Load(flags func(name string) (value string, given bool), env func(string) (string, bool), only ...string) (Config, error) {
 	var c Config
 	for _, s := range Table() {
-		if len(only) > 0 && !slices.Contains(only, s.Flag) {
+		if s.read == nil || len(only) > 0 && !slices.Contains(only, s.Flag) {
 			continue
 		}
-		value := s.Default
-		if v, ok := env(s.Env); ok && v != "" {
-			value = v
-		}
-		if v, given := flags(s.Flag); given {
-			value = v
-		}
-		if err := s.read(&c, value); err != nil {
+		if err := s.read(&c, s.value(flags, env)); err != nil {
 			return Config{}, &Error{Setting: s, Why: err.Error()}
 		}
 	}
 	return c, nil
+}
+
+func (s Setting) value(flags func(string) (string, bool), env func(string) (string, bool)) string {
+	if v, given := flags(s.Flag); given {
+		return v
+	}
+	if v, ok := env(s.Env); ok && v != "" {
+		return v
+	}
+	return s.Default
 }
 
 func database(field func(*Config) **pgx.ConnConfig) func(*Config, string) error {
@@ -122,14 +133,10 @@ func database(field func(*Config) **pgx.ConnConfig) func(*Config, string) error 
 			*field(c) = c.Database.Copy()
 			return nil
 		}
-		parsed, err := pgx.ParseConfig(value)
-		if err != nil { // its text may hold what was between the lines of a mistyped URL, so it is not repeated
-			return fmt.Errorf("is not a PostgreSQL URL: write postgres://user:password@host:5432/name, with special characters of the password as %%XX")
+		parsed, err := parseDatabase(value)
+		if err != nil {
+			return err
 		}
-		if parsed.RuntimeParams["application_name"] == "" {
-			parsed.RuntimeParams["application_name"] = "pgtick"
-		}
-		parsed.ConnectTimeout = cmp.Or(parsed.ConnectTimeout, 10*time.Second)
 		*field(c) = parsed
 		return nil
 	}

@@ -157,7 +157,12 @@ func (e *Engine) call(a *attempt, host tasks.Host) tasks.Call {
 // begin starts a transaction that the server ends when its session is idle for as long as the attempt has left: that of a frozen runner
 // would otherwise keep its locks for ever.
 func (e *Engine) begin(ctx context.Context, a *attempt) (pgx.Tx, error) {
-	return jobs.BeginGuarded(ctx, e.opt.Pool, time.Until(a.deadline), e.counts(a.claim.Task))
+	tx, err := jobs.BeginGuarded(ctx, e.opt.Pool, time.Until(a.deadline), e.counts(a.claim.Task))
+	err = noSession(ctx, err)
+	if gone := new(unavailable); errors.As(err, &gone) {
+		lull(ctx)
+	}
+	return tx, err
 }
 
 // commit is not cut short by the attempt's own end: a commit that was sent is better waited for than unknown. Should its answer be
@@ -192,12 +197,13 @@ type host struct {
 }
 
 // EndInTx is also how transactional tasks run.
-func (h *host) EndInTx(ctx context.Context, f func(pgx.Tx) (json.RawMessage, error)) error {
+func (h *host) EndInTx(ctx context.Context, f func(pgx.Tx) (json.RawMessage, error)) (failed error) {
 	tx, err := h.engine.begin(ctx, h.attempt)
 	if err != nil {
 		return err
 	}
 	defer rollback(ctx, tx)
+	defer func() { failed = noWrites(tx.Conn(), failed) }()
 	result, err := f(tx)
 	if wait := new(tasks.WaitError); errors.As(err, &wait) {
 		if err := h.wait(ctx, tx, wait); err != nil {
@@ -263,12 +269,13 @@ func (h *host) WithConn(ctx context.Context, f func(*pgx.Conn) error) error {
 	return f(conn.Conn())
 }
 
-func (h *host) InTx(ctx context.Context, f func(pgx.Tx) error) error {
+func (h *host) InTx(ctx context.Context, f func(pgx.Tx) error) (failed error) {
 	tx, err := h.engine.begin(ctx, h.attempt)
 	if err != nil {
 		return err
 	}
 	defer rollback(ctx, tx)
+	defer func() { failed = noWrites(tx.Conn(), failed) }()
 	if err := f(tx); err != nil {
 		return err
 	}

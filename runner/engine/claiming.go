@@ -29,8 +29,11 @@ type idle struct {
 	locked   time.Duration // how long to wait for a job that is due and was not to be had
 }
 
-// usualLook: an empty claim takes less, unless much is in its way.
-const usualLook = 10 * time.Millisecond
+// usualLook: an empty claim takes less, unless much is in its way. Then who settles waits so many times as long as it took longer.
+const (
+	usualLook   = 10 * time.Millisecond
+	settleShare = 10
+)
 
 type sleepState int
 
@@ -147,10 +150,11 @@ func (c *control) claim(ctx context.Context) error {
 	}
 }
 
-// want is what the next claim shall ask for. Who goes to sleep has to be sure that there is nothing, so looks without bounds.
+// want is what the next claim shall ask for. Who goes to sleep has to be sure that there is nothing, so looks without bounds; and so does a poll,
+// which is there for what no notification has announced.
 func (c *control) want(now time.Time) jobs.Wanted {
 	w := jobs.Wanted{Runner: c.runner, Queues: c.e.opt.Queues, Tasks: c.e.tasks, N: min(c.most(now)-c.running()+c.limits.back, 10000)}
-	if c.idle.state == awake {
+	if c.idle.state == awake || c.idle.state == asleep && now.Before(c.idle.until) {
 		w.From = c.marks.from(now, c.e.opt.Poll)
 	}
 	return w
@@ -276,8 +280,8 @@ func (c *control) settle(ctx context.Context) error {
 		c.idle.state = asleep
 		return c.sleepOn(ctx, true)
 	}
-	// A look that is dear, since some transaction holds back cleaning, is like a rescan: it takes a tenth of the time.
-	pause := min(max(c.idle.pause, rescanShare*(took-usualLook)), c.e.opt.Poll)
+	// A look that is dear, since some transaction holds back cleaning, takes a tenth of the time.
+	pause := min(max(c.idle.pause, settleShare*(took-usualLook)), c.e.opt.Poll)
 	c.idle.look, c.idle.nextLook = false, time.Now().Add(pause)
 	c.idle.pause = min(2*c.idle.pause, 100*time.Millisecond)
 	return nil
@@ -294,6 +298,9 @@ func (c *control) sleepOn(ctx context.Context, ask bool) error {
 			return err
 		}
 		if next <= 0 { // it became due just now; or, if it is so again, somebody has it locked
+			if c.idle.locked == 0 {
+				c.marks.forget() // or it lies before what has been seen of its lane, or in a new one
+			}
 			next = c.idle.locked
 			c.idle.locked = min(2*c.idle.locked+time.Millisecond, 100*time.Millisecond)
 		} else {

@@ -54,6 +54,7 @@ type control struct {
 	stopping bool
 
 	troubles    int
+	advised     string    // with the last of them that was
 	retryAt     time.Time // of the connection
 	reportAt    time.Time // not before
 	asideAt     time.Time // not before
@@ -81,6 +82,19 @@ func (c *control) start(ctx context.Context) error {
 		return err
 	}
 	return c.register(ctx)
+}
+
+// pause waits until the connection may be tried again; false: ctx has ended.
+func (c *control) pause(ctx context.Context) bool {
+	timer := time.NewTimer(time.Until(c.retryAt))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		c.disconnect()
+		return false
+	case <-timer.C:
+		return true
+	}
 }
 
 // loop serves until ctx ends.
@@ -330,17 +344,22 @@ func (c *control) trouble(err error) {
 	case errors.Is(err, jobs.ErrLeaseRunOut):
 		c.heartbeatAt = now
 		return
-	case !errors.As(err, &pg) || c.conn == nil || c.conn.IsClosed():
-		c.disconnect()
+	case !errors.As(err, &pg) || c.conn == nil || c.conn.IsClosed() || pg.Code == readOnly:
+		c.disconnect() // of a server that takes no writes, too: after a failover the next session meets another one
 	}
-	wait := min(troubleWait<<min(c.troubles, 6), troubleMost)
+	wait, advice := min(troubleWait<<min(c.troubles, 6), troubleMost), Advice(err)
+	if c.troubles%30 != 0 && advice == c.advised { // once a minute will do
+		advice = ""
+	} else {
+		c.advised = advice
+	}
 	c.troubles++
 	c.retryAt = now.Add(wait)
 	entry := c.e.log.WithError(err)
 	if pg != nil {
 		entry = entry.WithField("sqlstate", pg.Code)
 	}
-	entry.Warnf("the database refused or did not answer; trying again in %s", wait)
+	entry.Warnf("the database refused or did not answer; trying again in %s%s", wait, advice)
 }
 
 func (c *control) disconnect() {
@@ -394,8 +413,8 @@ func (c *control) wait(ctx context.Context) {
 		c.probe.wanted = true
 	case <-c.e.signals.limits:
 		c.limits.at = time.Time{}
-	case token := <-c.e.signals.heard:
-		c.heardProbe(token)
+	case <-c.e.signals.heard:
+		c.heardProbe()
 	}
 }
 

@@ -140,8 +140,15 @@ func New(opt Options) (*Engine, error) {
 // database does, with an error that will not pass by waiting; later trouble with the database is waited out.
 func (e *Engine) Run(ctx context.Context) error {
 	c := newControl(e)
-	if err := c.start(ctx); err != nil {
-		return err
+	for err := c.start(ctx); err != nil; err = c.start(ctx) {
+		if !jobs.Passes(err) || ctx.Err() != nil {
+			c.disconnect()
+			return err
+		}
+		c.trouble(err)
+		if !c.pause(ctx) {
+			return nil
+		}
 	}
 	attempts, endAttempts := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer endAttempts(nil)

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,6 +20,8 @@ const (
 	channelProbe = "pgtick_probe"
 )
 
+const sayListenerEvery = 30 * time.Second
+
 // signals is what the listener tells the control loop. A channel of size one each: a second signal before the first was seen adds
 // nothing.
 type signals struct {
@@ -27,7 +30,9 @@ type signals struct {
 	tick   chan struct{} // the next slot may be nearer
 	limits chan struct{} // they have changed
 	probe  chan struct{} // the listener listens: test it
-	heard  chan string   // a probe came back
+	heard  chan struct{} // the probe came back
+
+	awaited atomic.Value // string: the probe that is on its way; on the channel are those of all runners
 
 	mu   sync.Mutex
 	conn *pgx.Conn // the listener's, to be cut when it is deaf
@@ -35,7 +40,16 @@ type signals struct {
 
 func newSignals() *signals {
 	one := func() chan struct{} { return make(chan struct{}, 1) }
-	return &signals{look: one(), stop: one(), tick: one(), limits: one(), probe: one(), heard: make(chan string, 8)}
+	return &signals{look: one(), stop: one(), tick: one(), limits: one(), probe: one(), heard: one()}
+}
+
+// await makes the listener look out for this probe, and for no earlier one.
+func (s *signals) await(probe string) {
+	s.awaited.Store(probe)
+	select {
+	case <-s.heard:
+	default:
+	}
 }
 
 func raise(signal chan struct{}) {
@@ -60,6 +74,7 @@ func (e *Engine) listen(ctx context.Context) {
 	if e.opt.Listen == nil {
 		return
 	}
+	var said time.Time // it tries again each second, and need not say so
 	listener := &pgxlisten.Listener{
 		ReconnectDelay: time.Second,
 		Connect: func(ctx context.Context) (*pgx.Conn, error) {
@@ -73,8 +88,9 @@ func (e *Engine) listen(ctx context.Context) {
 			return conn, nil
 		},
 		LogError: func(ctx context.Context, err error) {
-			if ctx.Err() == nil {
-				e.log.WithError(err).Warn("listener lost its connection; polling until it is back")
+			if ctx.Err() == nil && time.Since(said) >= sayListenerEvery {
+				said = time.Now()
+				e.log.WithError(err).Warnf("listener lost its connection; polling until it is back%s", Advice(err))
 			}
 		},
 	}
@@ -106,9 +122,8 @@ func (e *Engine) heardJobs(_ context.Context, n *pgconn.Notification, _ *pgx.Con
 type prober struct{ signals *signals }
 
 func (p prober) HandleNotification(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
-	select {
-	case p.signals.heard <- n.Payload:
-	default:
+	if n.Payload == p.signals.awaited.Load() {
+		raise(p.signals.heard)
 	}
 	return nil
 }

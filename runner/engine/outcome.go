@@ -25,6 +25,9 @@ func judge(cause, err error, result json.RawMessage) (outcome jobs.Outcome, sile
 		errors.As(err, &snooze)
 		outcome.Delay = snooze.Delay
 	case "error":
+		if gone := new(unavailable); cause == nil && errors.As(err, &gone) {
+			outcome.Name, outcome.Delay = "released", troubleMost
+		}
 		if !errors.Is(cause, tasks.ErrTimeout) && errors.As(err, &again) {
 			outcome.Delay = max(again.Delay, 0)
 		}

@@ -62,12 +62,13 @@ func (c *control) testListener(ctx context.Context) error {
 	c.probe.count++
 	c.probe.wanted, c.probe.sentAt = false, time.Now()
 	c.probe.token = fmt.Sprintf("%d.%d", c.runner, c.probe.count)
+	c.e.signals.await(c.probe.token)
 	return jobs.Notify(ctx, c.conn, channelProbe, c.probe.token)
 }
 
 // heardProbe: notifications arrive, and the listener listens on all channels; what was announced before that is looked for now.
-func (c *control) heardProbe(token string) {
-	if token != c.probe.token || token == "" {
+func (c *control) heardProbe() {
+	if c.probe.token == "" { // it came late
 		return
 	}
 	c.probe.token = ""

@@ -88,5 +88,13 @@ func (c *control) leave() error {
 	if c.runner == 0 {
 		return nil
 	}
+	err := jobs.Leave(ctx, c.conn, c.runner)
+	if err == nil || !c.conn.IsClosed() {
+		return err
+	}
+	c.disconnect() // it was dead already: a runner that sleeps need not have noticed
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
 	return jobs.Leave(ctx, c.conn, c.runner)
 }

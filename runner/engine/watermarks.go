@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"maps"
 	"time"
 
 	"github.com/pgtick/pgtick/runner/jobs"
@@ -9,8 +10,11 @@ import (
 // watermarks remembers, for each lane that gave jobs, up to where. A claim that starts there does not walk again over what has been
 // finished since, which some open transaction may keep in the index for hours (measured: without them, a fifth of the speed is left
 // after 200,000 jobs). But what lies before, of a transaction that was slow to commit, and lanes that are new, are found only by a
-// claim without them, a rescan. Rescans may take a tenth of the time, for all lanes together: while nothing is in their way nearly
-// every claim is one. And one is due a poll interval after the last, whatever it costs, so that no job waits longer for it.
+// claim without them, a rescan. Rescans may take a tenth of the time, for all lanes together, and a fortieth where they are dear: while nothing is
+// in their way nearly every claim is one. And one is due a poll interval after the last, whatever it costs, so that no job waits longer for it.
+//
+// Where a rescan is dear, what is known of the lanes is kept also when nothing is left: who is woken from sleep then need not walk over all that
+// is dead before it finds the job that it was called for.
 type watermarks struct {
 	bounds map[lane]jobs.Bound
 	list   []jobs.Bound // the same, as claims want it
@@ -24,8 +28,15 @@ type lane struct {
 	priority    int
 }
 
-// full: a rescan looks ten times as seldom as it takes longer than other claims.
-const rescanShare = 10
+// How many times longer than a rescan took beyond what other claims take the next one waits: of what is dear in it, beyond usualLook, more. Below
+// that it is chance, and jobs of producers that commit out of order wait for it.
+const (
+	rescanShare = 10
+	dearShare   = 40
+)
+
+// mostLanes are remembered while nothing is left in them.
+const mostLanes = 1000
 
 // from is what the next claim shall pass: nil for a rescan.
 func (w *watermarks) from(now time.Time, poll time.Duration) []jobs.Bound {
@@ -40,25 +51,20 @@ func (w *watermarks) note(rescan bool, n int, claims []jobs.Claim, at time.Time,
 	if w.bounds == nil {
 		w.bounds = map[lane]jobs.Bound{}
 	}
+	cut := rescan && len(claims) >= n*3/4 // by n, so that it has not seen all (a claim may give some fewer than it was asked for)
 	if rescan {
-		w.last, w.next = at, at.Add(took+rescanShare*max(0, took-w.usual))
-		if len(claims) < n*3/4 { // it saw all that there is (a claim may give some fewer than it was asked for)
+		longer := max(0, took-w.usual)
+		dear := max(0, longer-usualLook)
+		w.last, w.next = at, at.Add(took+rescanShare*(longer-dear)+dearShare*dear)
+		if !cut && (dear == 0 || len(w.bounds) > mostLanes) {
 			clear(w.bounds)
 		}
 	} else {
 		w.usual += (took - w.usual) / 8
 	}
-	reached := map[lane]jobs.Bound{}
-	for i := range claims {
-		c := &claims[i]
-		l := lane{c.Task, c.Queue, c.Priority}
-		if b, ok := reached[l]; !ok || later(c.RunAt, c.ID, b) {
-			reached[l] = jobs.Bound{Task: c.Task, Queue: c.Queue, Priority: c.Priority, RunAt: c.RunAt, ID: c.ID}
-		}
-	}
-	for l, b := range reached {
-		// A rescan that was cut short by n has not seen what lies between its end and the old bound.
-		if old, ok := w.bounds[l]; rescan || !ok || later(b.RunAt, b.ID, old) {
+	for l, b := range reached(claims) {
+		// A rescan that was cut short has not seen what lies between its end and the old bound.
+		if old, ok := w.bounds[l]; cut || !ok || later(b.RunAt, b.ID, old) {
 			w.bounds[l] = b
 		}
 	}
@@ -66,6 +72,24 @@ func (w *watermarks) note(rescan bool, n int, claims []jobs.Claim, at time.Time,
 	for _, b := range w.bounds {
 		w.list = append(w.list, b)
 	}
+}
+
+// reached is how far each lane has given its jobs in their order. Those for which a rate has kept a time come before it, and count only where
+// nothing else came: then nothing else is due before them.
+func reached(claims []jobs.Claim) map[lane]jobs.Bound {
+	inOrder, kept := map[lane]jobs.Bound{}, map[lane]jobs.Bound{}
+	for i := range claims {
+		c := &claims[i]
+		l, to := lane{c.Task, c.Queue, c.Priority}, inOrder
+		if c.Reservation != "" {
+			to = kept
+		}
+		if b, ok := to[l]; !ok || later(c.RunAt, c.ID, b) {
+			to[l] = jobs.Bound{Task: c.Task, Queue: c.Queue, Priority: c.Priority, RunAt: c.RunAt, ID: c.ID}
+		}
+	}
+	maps.Copy(kept, inOrder)
+	return kept
 }
 
 // forget makes the next claim a rescan.

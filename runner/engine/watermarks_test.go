@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -46,12 +47,15 @@ func TestWatermarks_WhileRescansCostNothing_EveryClaimIsOne(t *testing.T) {
 	require.Nil(t, w.from(at(10*time.Millisecond), poll))
 }
 
-func TestWatermarks_ADearRescan_IsPaidForByTenTimesItsLength(t *testing.T) {
+func TestWatermarks_ARescan_IsPaidForByTenTimesItsLength_AndFortyTimesWhatIsDear(t *testing.T) {
 	t.Parallel()
 	w := watermarks{usual: 10 * time.Millisecond}
+	w.note(true, 2, given("a", 1, 2), start, 15*time.Millisecond)
+	require.Len(t, w.from(at(64*time.Millisecond), poll), 1, "15 ms, and ten times the 5 that it took longer")
+	require.Nil(t, w.from(at(65*time.Millisecond), poll))
 	w.note(true, 2, given("a", 1, 2), start, 60*time.Millisecond)
-	require.Len(t, w.from(at(559*time.Millisecond), poll), 1, "60 ms, and ten times the 50 that it took longer")
-	require.Nil(t, w.from(at(560*time.Millisecond), poll))
+	require.Len(t, w.from(at(1759*time.Millisecond), poll), 1, "60 ms, ten times the first 10 that it took longer, and forty times the other 40")
+	require.Nil(t, w.from(at(1760*time.Millisecond), poll))
 }
 
 func TestWatermarks_HoweverDear_ARescanIsDueAPollAfterTheLast(t *testing.T) {
@@ -75,15 +79,28 @@ func TestWatermarks_GoForward_AndBackOnlyWhereARescanWasCutShort(t *testing.T) {
 	require.EqualValues(t, 2, boundOf(t, &w, "a"), "what lies between it and the old bound was not seen")
 }
 
-func TestWatermarks_LanesThatARescanFoundEmpty_AreForgotten(t *testing.T) {
+func TestWatermarks_LanesThatARescanFoundEmpty_AreForgotten_UnlessItWasDear(t *testing.T) {
 	t.Parallel()
 	w := watermarks{usual: time.Millisecond}
 	w.note(true, 4, append(given("a", 1, 2), given("b", 3, 4)...), start, time.Second)
 	require.Len(t, w.list, 2)
 	w.note(true, 4, given("a", 5, 6, 7, 8), at(time.Second), time.Second)
 	require.EqualValues(t, 4, boundOf(t, &w, "b"), "the claim was full, and may not have reached it")
-	w.note(true, 4, given("a", 9), at(2*time.Second), time.Second)
-	require.Zero(t, boundOf(t, &w, "b"))
+	w.note(true, 4, given("a", 7), at(2*time.Second), time.Second)
+	require.EqualValues(t, 8, boundOf(t, &w, "a"), "it has seen all, and what is new comes after that")
+	require.EqualValues(t, 4, boundOf(t, &w, "b"))
+	w.note(true, 4, nil, at(3*time.Second), 2*time.Millisecond)
+	require.Empty(t, w.list)
+}
+
+func TestWatermarks_KeepNoMoreThanAThousandEmptyLanes(t *testing.T) {
+	t.Parallel()
+	w := watermarks{usual: time.Millisecond}
+	for i := range mostLanes + 1 {
+		w.note(false, 4, given(fmt.Sprint(i), 1), start, time.Millisecond)
+	}
+	w.note(true, 4, nil, start, time.Second)
+	require.Empty(t, w.list)
 }
 
 func TestSpeed_WhenNothingEnds_AheadShrinksToNothing(t *testing.T) {
@@ -91,4 +108,15 @@ func TestSpeed_WhenNothingEnds_AheadShrinksToNothing(t *testing.T) {
 	s := speed{since: start, rate: 20000}
 	require.Equal(t, 1000, s.ahead(at(time.Millisecond)))
 	require.Zero(t, s.ahead(at(time.Second)))
+}
+
+func TestWatermarks_JobsThatCameBeforeTheirTurn_SetTheBoundOnlyWhereTheyCameAlone(t *testing.T) {
+	t.Parallel()
+	w := watermarks{usual: 10 * time.Millisecond}
+	early := given("a", 7, 8)
+	early[0].Reservation, early[1].Reservation = "k:1", "k:2"
+	w.note(false, 4, append(early, given("a", 1, 2)...), start, 10*time.Millisecond)
+	require.EqualValues(t, 2, boundOf(t, &w, "a"), "what lies between 2 and 7 has not been seen")
+	w.note(false, 4, early, start, 10*time.Millisecond)
+	require.EqualValues(t, 8, boundOf(t, &w, "a"))
 }

@@ -12,6 +12,7 @@ var (
 	ErrFenced         = errors.New("the claim is gone")
 	ErrRunnerGone     = errors.New("the runner is unknown, has left or was declared dead")
 	ErrLeaseRunOut    = errors.New("the runner's lease has run out")
+	ErrNoJob          = errors.New("there is no such job")
 	ErrNoSchedule     = errors.New("there is no such schedule")
 	ErrForeignAddress = errors.New("this database belongs to another address")
 	ErrBadValue       = errors.New("a value was refused")
@@ -24,6 +25,7 @@ var bySQLState = map[string]error{
 	"TK001": ErrFenced,
 	"TK002": ErrRunnerGone,
 	"TK003": ErrLeaseRunOut,
+	"TK004": ErrNoJob,
 	"TK006": ErrNoSchedule,
 	"TK009": ErrForeignAddress,
 	"TK022": ErrGate,

@@ -551,9 +551,10 @@ func text(value json.RawMessage) *string {
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// SpeakPlainly makes the transaction's times and intervals read the same whatever the login's settings are.
+// SpeakPlainly makes the transaction's times and intervals read the same whatever the login's settings are, and keeps the server from compiling
+// what people ask for: where the planner guesses far too high, that takes seconds.
 func SpeakPlainly(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, `select set_config('TimeZone', 'UTC', true), set_config('IntervalStyle', 'postgres', true), set_config('DateStyle', 'ISO, YMD', true)`)
+	_, err := tx.Exec(ctx, `select set_config('TimeZone', 'UTC', true), set_config('IntervalStyle', 'postgres', true), set_config('DateStyle', 'ISO, YMD', true), set_config('jit', 'off', true)`)
 	return failed("prepare the session", err)
 }
 
@@ -752,4 +753,73 @@ func CountChange(ctx context.Context, db DB, name, cron, zone string) (added, dr
 	err = db.QueryRow(ctx, `select count(*) filter (where c.change = 'added'), count(*) filter (where c.change = 'dropped')
 		from pgtick.preview_change($1::text, $2::text, $3::text) as c`, name, cron, zone).Scan(&added, &dropped)
 	return added, dropped, failed("count the slots that change", err)
+}
+
+// Enqueue calls pgtick.enqueue with these arguments alone, so that all defaults are the database's, and returns the job's id.
+func Enqueue(ctx context.Context, db DB, arguments []Argument) (id int64, err error) {
+	list, values := make([]string, len(arguments)), make([]any, len(arguments))
+	for i, a := range arguments {
+		list[i], values[i] = fmt.Sprintf("p_%s => $%d::text::%s", a.Name, i+1, a.Type), a.Text
+	}
+	err = db.QueryRow(ctx, `select pgtick.enqueue(`+strings.Join(list, ", ")+`)`, values...).Scan(&id)
+	return id, failed("enqueue", err)
+}
+
+// EnqueueMany adds so many jobs of a task, without arguments, and returns how many it added.
+func EnqueueMany(ctx context.Context, db DB, task, queue string, n int) (added int, err error) {
+	err = db.QueryRow(ctx, `select count(*) from pgtick.enqueue_many($1::text, array_fill('{}'::jsonb, array[$3::int]), $2::text)`, task, queue, n).Scan(&added)
+	return added, failed("enqueue in bulk", err)
+}
+
+// Cancel cancels a job, or asks its runner to, and returns its state after.
+func Cancel(ctx context.Context, db DB, id int64) (state string, err error) {
+	err = db.QueryRow(ctx, `select pgtick.cancel($1::bigint)`, id).Scan(&state)
+	return state, failed("cancel a job", err)
+}
+
+// Retry makes a failed, cancelled or waiting job due now, and returns its state after.
+func Retry(ctx context.Context, db DB, id int64) (state string, err error) {
+	err = db.QueryRow(ctx, `select pgtick.retry($1::bigint)`, id).Scan(&state)
+	return state, failed("retry a job", err)
+}
+
+// CancelWhere cancels all live jobs that a filter meets, and returns how many.
+func CancelWhere(ctx context.Context, db DB, filter []byte) (n int64, err error) {
+	err = db.QueryRow(ctx, `select pgtick.cancel_where($1::text::jsonb)`, string(filter)).Scan(&n)
+	return n, failed("cancel jobs", err)
+}
+
+// RetryWhere retries all failed (or, where the filter says so, cancelled) jobs that it meets, and returns how many.
+func RetryWhere(ctx context.Context, db DB, filter []byte) (n int64, err error) {
+	err = db.QueryRow(ctx, `select pgtick.retry_where($1::text::jsonb)`, string(filter)).Scan(&n)
+	return n, failed("retry jobs", err)
+}
+
+// PauseQueue lets no more jobs of a queue be claimed.
+func PauseQueue(ctx context.Context, db DB, queue, reason string) error {
+	_, err := db.Exec(ctx, `select pgtick.pause_queue($1::text, nullif($2::text, ''))`, queue, reason)
+	return failed("pause queue "+queue, err)
+}
+
+// ResumeQueue ends a queue's pause.
+func ResumeQueue(ctx context.Context, db DB, queue string) error {
+	_, err := db.Exec(ctx, `select pgtick.resume_queue($1::text)`, queue)
+	return failed("resume queue "+queue, err)
+}
+
+// ServersOf names the live runners that serve a queue.
+func ServersOf(ctx context.Context, db DB, queue string) ([]string, error) {
+	return jsonRows[string](ctx, db, "look for runners", `select to_json(r.name)::text from pgtick.runners as r where r.state = 'alive' and $1::text = any (r.queues) order by r.id`, queue)
+}
+
+// ForgetBench removes what a measurement has left in its queue. It fails where a live runner serves that.
+func ForgetBench(ctx context.Context, db DB, queue string) (jobs int64, err error) {
+	err = db.QueryRow(ctx, `select pgtick.forget_bench($1::text)`, queue).Scan(&jobs)
+	return jobs, failed("remove what was measured with", err)
+}
+
+// Listen makes the connection hear of a channel.
+func Listen(ctx context.Context, conn *pgx.Conn, channel string) error {
+	_, err := conn.Exec(ctx, "listen "+pgx.Identifier{channel}.Sanitize())
+	return failed("listen", err)
 }

@@ -136,9 +136,7 @@ func (l *Limiter) tryAgain(ctx context.Context) bool {
 func (l *Limiter) probe(ctx context.Context, within time.Duration) error {
 	ctx, end := context.WithTimeout(ctx, within)
 	defer end()
-	rule := Rule{Rate: maxRate, Period: minPeriod, Burst: maxBurst}
-	_, err := l.script.decide(ctx, []call{{key: l.opt.Prefix + "probe:" + l.script.nonce, terms: rule.terms()}})
-	return err
+	return l.script.probe(ctx, l.opt.Prefix)
 }
 
 func (l *Limiter) cameBack() {

@@ -12,7 +12,7 @@ import (
 
 // Metrics counts what an engine does. It implements engine.Observer.
 type Metrics struct {
-	registry *prometheus.Registry
+	registry prometheus.Registerer
 	claimed  prometheus.Counter
 	heldBack prometheus.Counter
 	decided  *prometheus.CounterVec
@@ -34,8 +34,19 @@ var (
 	_ limit.Observer  = (*Metrics)(nil)
 )
 
-// NewMetrics makes the metrics; Watch adds those that are read from the engine's state.
-func NewMetrics() *Metrics {
+// NewRegistry is one with the metrics of the process.
+func NewRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// NewMetrics makes the metrics of one engine; Watch adds those that are read from its state. Where there are several engines, each metric
+// carries the address of its database, as the label database.
+func NewMetrics(registry prometheus.Registerer, database string) *Metrics {
+	if database != "" {
+		registry = prometheus.WrapRegistererWith(prometheus.Labels{"database": database}, registry)
+	}
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "pgtick", Name: name, Help: help})
 	}
@@ -44,7 +55,7 @@ func NewMetrics() *Metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 11)}, labels)
 	}
 	m := &Metrics{
-		registry: prometheus.NewRegistry(),
+		registry: registry,
 		claimed:  counter("jobs_claimed_total", "Jobs claimed by this runner."),
 		heldBack: counter("jobs_held_back_total", "Claims that went back until their rate allows them."),
 		decided: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pgtick", Name: "limit_decisions_total",
@@ -66,8 +77,7 @@ func NewMetrics() *Metrics {
 			Help: "1 for each schedule that had no done job within must_finish_within when this runner last looked."}, []string{"schedule"}),
 	}
 	m.local.Set(1) // until Redis is reached
-	m.registry.MustRegister(m.heldBack, m.decided, m.late, m.redis, m.local, m.claimed, m.finished, m.waited, m.ran, m.refused, m.ticked, m.byPoll, m.rescued, m.overdue,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.heldBack, m.decided, m.late, m.redis, m.local, m.claimed, m.finished, m.waited, m.ran, m.refused, m.ticked, m.byPoll, m.rescued, m.overdue)
 	return m
 }
 

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
 
@@ -27,16 +28,22 @@ type Server struct {
 	listener net.Listener
 }
 
+// Engine is one that a runner has, for each database one.
+type Engine struct {
+	Database string // its address, or nothing where there is only one
+	Status   func() engine.Status
+}
+
 // Start listens on addr, or, when its port is taken, on the next free one of the hundred after it, with a warning. name is the runner's.
-func Start(addr, name string, status func() engine.Status, lease time.Duration, metrics *Metrics, log *logrus.Logger) (*Server, error) {
+func Start(addr, name string, engines []Engine, lease time.Duration, metrics prometheus.Gatherer, log *logrus.Logger) (*Server, error) {
 	listener, err := listen(addr, log)
 	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", answer(func() error { return alive(status(), lease) }))
-	mux.HandleFunc("GET /readyz", answer(func() error { return ready(status(), lease) }))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", answer(of(engines, alive, lease)))
+	mux.HandleFunc("GET /readyz", answer(of(engines, ready, lease)))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	s := &Server{listener: listener, http: &http.Server{Handler: named(name, mux), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}}
 	go func() {
 		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -92,6 +99,21 @@ func answer(check func() error) http.HandlerFunc {
 			return
 		}
 		_, _ = fmt.Fprintln(w, "ok")
+	}
+}
+
+// of is a check of all engines: each that is not well is named.
+func of(engines []Engine, check func(engine.Status, time.Duration) error, lease time.Duration) func() error {
+	return func() error {
+		var all []error
+		for _, e := range engines {
+			err := check(e.Status(), lease)
+			if err != nil && e.Database != "" {
+				err = fmt.Errorf("%s: %w", e.Database, err)
+			}
+			all = append(all, err)
+		}
+		return errors.Join(all...)
 	}
 }
 

@@ -241,12 +241,13 @@ func TestRules_AreUnderstood_AndAlertWhenTheyShould(t *testing.T) {
 // metrics is all that a runner serves once everything has happened to it.
 func metrics(t *testing.T) string {
 	t.Helper()
-	m := web.NewMetrics()
+	registry := web.NewRegistry()
+	m := web.NewMetrics(registry, "")
 	m.Watch(func() engine.Status { return engine.Status{} })
 	m.Finished("task", "queue", "done", time.Second, time.Second)
 	m.Decided("redis", 1, 1)
 	m.Overdue([]string{"schedule"})
-	server, err := web.Start("127.0.0.1:0", "test", func() engine.Status { return engine.Status{} }, time.Minute, m, logrus.New())
+	server, err := web.Start("127.0.0.1:0", "test", []web.Engine{{Status: func() engine.Status { return engine.Status{} }}}, time.Minute, registry, logrus.New())
 	require.NoError(t, err)
 	t.Cleanup(server.Stop)
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL()+"/metrics", nil)

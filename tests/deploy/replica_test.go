@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -36,13 +37,14 @@ func TestReplica_AnswersEveryView(t *testing.T) {
 	require.Equal(t, "periodic-credit-allocation", ask[string](t, there, `select name from pgtick.schedules where task = 'credits.periodic_credit_allocation'`))
 }
 
-// A runner sent to a replica by mistake says so and ends.
-func TestReplica_IsNoPlaceForARunner(t *testing.T) {
+// It may be a standby that is about to be promoted, so a runner does not give up; and who sent it there by mistake is told.
+func TestReplica_ARunnerSentThere_SaysThatItCannotWrite_AndWaits(t *testing.T) {
 	t.Parallel()
 	primary := pgtest.Server(t)
 	db := pgtest.NewOn(t, primary)
 	there := db.At(t, pgtest.StandbyOf(t, primary, localpg.Options{}))
-	_, talk, code := call(t, program(t), []string{"DATABASE_URL=" + there.URL, "PGTICK_HTTP=off"}, "work")
-	require.Equal(t, 1, code)
-	require.Contains(t, talk, "read-only transaction")
+	p := start(t, program(t), []string{"DATABASE_URL=" + there.URL, "PGTICK_HTTP=off"}, "work")
+	p.says("the database is read-only: it is a standby")
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	require.Zero(t, p.ends())
 }

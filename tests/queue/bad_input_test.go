@@ -65,9 +65,9 @@ func TestBadInput_StatesSetByHand_ThatDoNotGoTogether_AreRefused(t *testing.T) {
 func TestClock_ThatGoesBack_TheJobWaitsUntilItIsThereAgain_AndNobodyDies(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
+	freeze(t, db)
 	r, c := held(t, db)
 	other := register(t, db, "other", "echo")
-	freeze(t, db)
 	id := pgtest.AddJob(t, db, "echo")
 	r.heartbeat(t, db.Pool, c)
 	other.heartbeat(t, db.Pool)

@@ -37,8 +37,12 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary, released = filepath.Join(dir, "testrunner"), filepath.Join(dir, "released")
-	build(binary, "CGO_ENABLED=1", "-race")
 	build(released, "CGO_ENABLED=0", "-trimpath")
+	if os.Getenv(pgtest.PoolerEnv) == "" {
+		build(binary, "CGO_ENABLED=1", "-race")
+	} else {
+		binary = released // the second time is about the pooler, and the detector has looked the first time
+	}
 	pgtest.Main(m)
 	_ = os.RemoveAll(dir)
 }
@@ -135,7 +139,7 @@ func work(t *testing.T, db *pgtest.DB, args ...string) *process {
 
 func workAs(t *testing.T, program string, db *pgtest.DB, args ...string) *process {
 	t.Helper()
-	p := startProgram(t, program, []string{"DATABASE_URL=" + pgtest.RunnerURL(t, db)}, append([]string{"work"}, args...)...)
+	p := startProgram(t, program, []string{"DATABASE_URL=" + pgtest.RunnerURL(t, db), "LISTEN_DATABASE_URL=" + pgtest.ListenURL(t, db)}, append([]string{"work"}, args...)...)
 	p.says("notifications arrive")
 	return p
 }

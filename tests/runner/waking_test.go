@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -158,4 +159,26 @@ func TestWork_AmongSlowAndRolledBackTransactions_NoWakeUpIsLost(t *testing.T) {
 	}
 	becomes(t, db, total, `select count(*) from pgtick.jobs where state = 'done'`)
 	require.Zero(t, ask[int](t, db, `select count(*) from pgtick.live_jobs`))
+}
+
+// Probes of all runners go over one channel, and a fleet that starts sends many at once.
+func TestWork_AmongTheProbesOfAThousandRunners_HearsItsOwn(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	ctx, end := context.WithCancel(t.Context())
+	noise := make(chan error, 1)
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := db.Pool.Exec(ctx, `select count(pg_notify('pgtick_probe', 'other.' || i)) from generate_series(1, 1000) as i`); err != nil && ctx.Err() == nil {
+				noise <- err
+				return
+			}
+		}
+		noise <- nil
+	}()
+	p := start(t, []string{"DATABASE_URL=" + pgtest.RunnerURL(t, db), "LISTEN_DATABASE_URL=" + pgtest.ListenURL(t, db)}, "work")
+	p.says("notifications arrive|polling every")
+	end()
+	require.NoError(t, <-noise)
+	require.NotContains(t, p.said(), "polling every")
 }

@@ -1,5 +1,6 @@
 // Command summary runs "go test -json" with its arguments and tells what people want to know: a line for each package, failures in
-// full, the slowest ten tests, and last of all "N passed, N failed, N skipped". It ends as go test does.
+// full, the slowest ten tests, and last of all "N passed, N failed, N skipped". It ends as go test does. After --then come settings of the
+// environment, and the arguments of another run, whose tests are counted with the others.
 package main
 
 import (
@@ -33,6 +34,7 @@ type test struct {
 
 type results struct {
 	out   io.Writer
+	label string // of the present run
 	tests map[string]*test
 	order []*test
 }
@@ -42,7 +44,34 @@ func main() {
 }
 
 func run(out io.Writer, args []string) int {
-	command := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	r, code := &results{out: out, tests: map[string]*test{}}, 0
+	for len(args) > 0 {
+		one := args
+		if then := slices.Index(args, "--then"); then >= 0 {
+			one, args = args[:then], args[then+1:]
+		} else {
+			args = nil
+		}
+		code = max(code, r.goTest(one))
+	}
+	if failed := r.report(); failed > 0 {
+		code = max(code, 1)
+	}
+	return code
+}
+
+// goTest runs once, with the settings that come before the arguments.
+func (r *results) goTest(args []string) int {
+	settings := 0
+	for settings < len(args) && !strings.HasPrefix(args[settings], "-") && strings.Contains(args[settings], "=") {
+		settings++
+	}
+	r.label = ""
+	if settings > 0 {
+		r.label = " (" + strings.Join(args[:settings], " ") + ")"
+	}
+	command := exec.Command("go", append([]string{"test", "-json"}, args[settings:]...)...)
+	command.Env = append(os.Environ(), args[:settings]...)
 	command.Stderr = os.Stderr
 	events, err := command.StdoutPipe()
 	if err == nil {
@@ -52,15 +81,13 @@ func run(out io.Writer, args []string) int {
 		fmt.Fprintln(os.Stderr, "go test:", err)
 		return 1
 	}
-	r := &results{out: out, tests: map[string]*test{}}
 	r.read(events)
 	err = command.Wait()
-	failed := r.report()
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
 		return max(exit.ExitCode(), 1) // -1 means that a signal ended it
-	case err != nil || failed > 0:
+	case err != nil:
 		return 1
 	}
 	return 0
@@ -80,7 +107,7 @@ func (r *results) read(from io.Reader) {
 }
 
 func (r *results) add(e event) {
-	t := r.find(cmp.Or(e.Package, e.ImportPath), e.Test)
+	t := r.find(cmp.Or(e.Package, e.ImportPath)+r.label, e.Test)
 	switch e.Action {
 	case "output", "build-output":
 		if !strings.HasPrefix(e.Output, "=== ") && !strings.HasPrefix(strings.TrimSpace(e.Output), "--- ") {
@@ -89,7 +116,7 @@ func (r *results) add(e event) {
 	case "pass", "fail", "skip", "build-fail":
 		t.outcome, t.elapsed = strings.TrimPrefix(e.Action, "build-"), e.Elapsed
 		if e.Test == "" && e.Action != "build-fail" && e.Action != "skip" {
-			fmt.Fprintf(r.out, "%-4s %s %.1fs\n", e.Action, e.Package, e.Elapsed)
+			fmt.Fprintf(r.out, "%-4s %s %.1fs\n", e.Action, t.pkg, e.Elapsed)
 		}
 	}
 }

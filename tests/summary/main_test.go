@@ -45,3 +45,27 @@ func TestSummary_CountsTestsWithoutParts_AndPackagesThatBreak(t *testing.T) {
 		})
 	}
 }
+
+func TestSummary_OfTwoRuns_CountsBoth_AndTellsThemApart(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	r := &results{out: &out, tests: map[string]*test{}}
+	r.read(strings.NewReader(`{"Action":"pass","Package":"p","Test":"TestA"}` + "\n" + `{"Action":"pass","Package":"p","Elapsed":1}`))
+	r.label = " (X=y)"
+	r.read(strings.NewReader(`{"Action":"fail","Package":"p","Test":"TestA"}` + "\n" + `{"Action":"fail","Package":"p","Elapsed":2}`))
+	require.Equal(t, 1, r.report())
+	require.Contains(t, out.String(), "pass p 1.0s\nfail p (X=y) 2.0s\n")
+	require.Contains(t, out.String(), "--- failed: p (X=y) TestA")
+	require.True(t, strings.HasSuffix(out.String(), "\n1 passed, 1 failed, 0 skipped\n"), out.String())
+}
+
+// A setting of a run reaches its tests: the variable makes go itself fail here, in the second run alone.
+func TestSummary_Then_RunsAgain_WithSettings(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	require.NotZero(t, run(&out, []string{"-run=^$", ".", "--then", "GOFLAGS=-nonsense", "-run=^$", "."}))
+	require.Contains(t, out.String(), "pass github.com/pgtick/pgtick/tests/summary")
+	require.NotContains(t, out.String(), "pass github.com/pgtick/pgtick/tests/summary (GOFLAGS")
+	require.Zero(t, run(&out, []string{"-run=^$", ".", "--then", "PGTICK_NOTHING=1", "-run=^$", "."}))
+	require.Contains(t, out.String(), "pass github.com/pgtick/pgtick/tests/summary (PGTICK_NOTHING=1)")
+}
