@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -74,6 +75,7 @@ func (b *bench) parts() []part {
 		{"queue", []spec{{"delayed_p50", "ms"}, {"delayed_p99", "ms"}}, b.delayed},
 		{"queue", []spec{{"retried_p99", "ms"}}, b.retried},
 		{"queue_kept", []spec{{"pinned_kept", "%"}}, b.pinned},
+		{"queue_kept", []spec{{"pinned_restarts_kept", "%"}}, b.pinnedRestarts},
 		{"queue_kept", []spec{{"history_kept", "%"}}, b.keptHistory},
 		{"queue_kept", []spec{{"future_kept", "%"}}, b.keptFuture},
 		{"queue_kept", []spec{{"unserved_kept", "%"}}, b.keptUnserved},
@@ -104,6 +106,10 @@ func (b *bench) parts() []part {
 
 func main() {
 	debug.SetGCPercent(200) // as pgtick work does
+	if len(os.Args) > 1 && other[os.Args[1]] != nil {
+		end(other[os.Args[1]](os.Args[2:]))
+		return
+	}
 	var size sizes
 	var only string
 	flag.IntVar(&size.runs, "runs", 3, "runs of each figure; the median counts")
@@ -113,7 +119,7 @@ func main() {
 	flag.IntVar(&size.sustained, "sustained", 10, "seconds of enqueueing flat out, with a runner")
 	flag.IntVar(&size.samples, "samples", 500, "jobs enqueued one by one for the latency")
 	flag.IntVar(&size.pinned, "pinned", 200000, "jobs drained in ten batches while a transaction stays open")
-	flag.IntVar(&size.keptRuns, "kept-runs", 5, "runs of history_kept, future_kept and unserved_kept")
+	flag.IntVar(&size.keptRuns, "kept-runs", 5, "runs of the figures whose names end in _kept")
 	flag.IntVar(&size.history, "history", 5000000, "finished jobs of history_kept")
 	flag.IntVar(&size.waiting, "waiting", 1000000, "jobs of future_kept and unserved_kept that no runner takes")
 	flag.IntVar(&size.idle, "idle", 30, "seconds of watching an idle runner")
@@ -132,8 +138,19 @@ func main() {
 	})
 	flag.IntVar(&size.limits, "limits", 60, "seconds in which four limiters share a limit; a twelfth of it for each run of limiter_decisions")
 	flag.StringVar(&only, "only", "", "measure only `figures` whose name, or whose group's (queue, queue_kept, queue_runners, schedules, credits, limits), this regular expression matches")
+	late := flag.Bool("zombies", false, "measure nothing, but freeze workers and count doubled effects (docs/zombies.md); comes first, and has flags of its own")
 	flag.Parse()
-	if err := run(context.Background(), size, only); err != nil {
+	if *late {
+		end(errors.New("-zombies comes first"))
+	}
+	end(run(context.Background(), size, only))
+}
+
+// other is what this program does besides measuring, by its first argument. The worker is started by -zombies alone.
+var other = map[string]func(args []string) error{"-zombies": runZombies, "zombie-worker": runZombieWorker}
+
+func end(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
