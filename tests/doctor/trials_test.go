@@ -249,7 +249,7 @@ func trials(t *testing.T) map[string][]trial {
 		},
 		"replication-slots": {{name: "one that nobody reads", on: s.harsh, hurt: sql(`select pg_create_physical_replication_slot('left_behind', true)`), status: "warn", says: `replication slot left_behind \(physical\) is read by nobody, and keeps .* of WAL`}},
 		"dead-rows":         {{name: "sixty thousand", hurt: deadRows, status: "warn", says: `pgtick.job_notes has 60000 dead rows beside 0 live ones`}},
-		"bloat":             {{name: "one row left of seventy thousand", hurt: bloated, status: "warn", says: `pgtick.job_notes takes \d+ MB for \d rows`}},
+		"bloat":             {{name: "one row left of seventy thousand", hurt: bloated, status: "warn", says: `pgtick.job_notes takes \d+ MB for \d+ rows`}},
 		"autovacuum": {
 			{name: "off for a table", hurt: sql(`alter table pgtick.live_jobs set (autovacuum_enabled = false)`), status: "warn", says: `autovacuum is off for pgtick.live_jobs`},
 			{name: "off", on: s.harsh, hurt: sql(`alter system set autovacuum = off`, `select pg_reload_conf()`), status: "fail", says: `autovacuum is off`, codes: []int{0, 1}},
