@@ -99,9 +99,10 @@ func TestRate_ThatIsChanged_HoldsAsSoonAsTheRunnerHearsOfIt(t *testing.T) {
 	becomes(t, db, "done", stateOf, first) // what was put off is looked at anew
 	do(t, db, `select pgtick.set_limit('test.effect', p_rate => 1, p_period => '31 days')`)
 	var second int64
-	require.Eventually(t, func() bool { // what comes before the news of it has reached the runner may still start by the old rate
-		second = enqueue(t, db, "test.effect", `{}`)
-		return ask[bool](t, db, `select exists (select from pgtick.live_jobs where reservation is not null and run_at > now() + interval '1 hour')`)
+	require.Eventually(t, func() bool { // what comes before the news of it has reached the runner may still start by the old rate, and one by the new
+		enqueue(t, db, "test.effect", `{}`)
+		second = ask[int64](t, db, `select coalesce(max(id), 0) from pgtick.live_jobs where reservation is not null and run_at > now() + interval '1 hour'`)
+		return second > 0
 	}, within, every)
 	becomes(t, db, "its rate allows it later", "select reason from pgtick.why($1) limit 1", second)
 	do(t, db, `select pgtick.remove_limit('test.effect')`)
