@@ -21,7 +21,7 @@ as $$
 begin
   raise exception using errcode = 'TK000',
     message = format('%s %s is refused: %s', p_field, coalesce('"' || left(p_value, 100) || '"', 'null'), p_rule),
-    hint = coalesce(p_hint, format('Give %s another value.', p_field));
+    hint = coalesce(nullif(btrim(p_hint), ''), format('Give %s another value.', p_field));
 end
 $$;
 comment on function pgtick.invalid(text, text, text, text) is 'Raise TK000 for a value that is not allowed.';
@@ -108,12 +108,24 @@ end
 $$;
 comment on function pgtick.grant_to(text[], text, text[]) is 'Grant a privilege on objects to those of the roles that exist. For migrate; p_privilege and p_objects are SQL text.';
 
+-- The subject of somebody else's token need not be a UUID: it is told so here, since the policies on every table call this first. (No block with a
+-- handler: a parallel worker could not run it.)
 create or replace function pgtick.user_id()
 returns uuid
-language sql stable parallel safe
+language plpgsql stable parallel safe
 set search_path = ''
-as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;
-comment on function pgtick.user_id() is 'The end user of the present Supabase request: the JWT''s subject, as auth.uid() gives it; null outside of one.';
+as $$
+declare
+  v_sub constant text := nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', '');
+begin
+  if v_sub !~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then
+    raise exception using errcode = 'TK024', message = format('"%s", the subject of the token, is no UUID', left(v_sub, 100)),
+      hint = 'Rows of an end user are known by a UUID: sign in with Supabase Auth, or have the token''s issuer put the user''s UUID into sub.';
+  end if;
+  return v_sub::uuid;
+end
+$$;
+comment on function pgtick.user_id() is 'The end user of the present Supabase request: the JWT''s subject, as auth.uid() gives it; null outside of one. Raises TK024 where it is no UUID.';
 
 -- One policy a table and role, made anew: a role may have come since.
 create or replace function pgtick.allow_rows(p_role text, p_tables text[], p_condition text)

@@ -2,6 +2,8 @@
 
 -- The version that names a slot is the one in force just before it was replaced, so each covers the time after changed_at, up to and with
 -- the moment at which the next one took over. The present one is answerable for what lies before next_at: what comes after is still due.
+-- pgtick.schedule decides anew about all that comes after it, also where the clock was set back before; a pause or another name does not, so such a
+-- version answers for nothing that lies before the one that it continues (era: from one pgtick.schedule to the next).
 create or replace function pgtick.version_windows(p_from timestamptz, p_to timestamptz)
 returns table (schedule_id bigint, schedule text, version integer, after_at timestamptz, until_at timestamptz)
 language sql stable parallel safe
@@ -10,11 +12,12 @@ as $$
   select w.id, w.name, w.version, w.after_at, w.until_at
   from (
     select s.id, s.name, c.version,
-      greatest(p_from, c.changed_at, (c.definition ->> 'starts_at')::timestamptz - interval '1 microsecond') as after_at,
+      greatest(p_from, max(c.changed_at) over (partition by c.schedule_id, c.era order by c.version), (c.definition ->> 'starts_at')::timestamptz - interval '1 microsecond') as after_at,
       least(p_to, lead(c.changed_at) over (partition by c.schedule_id order by c.version), (c.definition ->> 'ends_at')::timestamptz - interval '1 microsecond',
         case when c.version = s.version then s.next_at - interval '1 microsecond' end) as until_at,
       c.what
-    from pgtick.schedule_changes as c
+    from (
+      select x.*, count(*) filter (where x.what in ('created', 'changed')) over (partition by x.schedule_id order by x.version) as era from pgtick.schedule_changes as x) as c
     join pgtick.schedule_defs as s on s.id = c.schedule_id
   ) as w
   where w.what <> 'removed' and w.after_at < w.until_at

@@ -12,12 +12,14 @@ declare
   v_id bigint;
 begin
   perform pgtick.refuse_name('name', p_name);
-  if coalesce(cardinality(p_queues), 0) = 0 or array_position(p_queues, null) is not null then
+  if coalesce(cardinality(p_queues), 0) = 0 or num_nulls(variadic p_queues) > 0 then
     perform pgtick.invalid('queues', p_queues::text, 'at least one queue, none of them null', 'Name for example {default}.');
   end if;
-  if p_tasks is null or array_position(p_tasks, null) is not null then
+  if p_tasks is null or num_nulls(variadic p_tasks) > 0 then
     perform pgtick.invalid('tasks', p_tasks::text, 'the names of the tasks that this runner serves, none of them null');
   end if;
+  perform pgtick.refuse_name('queues', q.queue) from unnest(p_queues) as q(queue);
+  perform pgtick.refuse_name('tasks', t.task) from unnest(p_tasks) as t(task);
   if p_lease is null or p_lease not between interval '1 second' and interval '1 hour' then
     perform pgtick.invalid('lease', p_lease::text, 'it goes from 1 second to 1 hour');
   end if;
@@ -183,8 +185,11 @@ begin
   update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id;
   if not found then perform pgtick.refuse_runner(p_runner_id); end if;
   v_outer := pg_catalog.pg_current_xact_id()::text::bigint;
-  begin   -- a transaction within: it gets its number at its first write, after the update above
-    update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id returning s.xmin::text::bigint into v_inner;
+  begin   -- a transaction within: it gets its number at its first write, after the update above. A runner has a row for each of its queues
+    with again as (
+      update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id returning s.xmin
+    )
+    select a.xmin::text::bigint into v_inner from again as a limit 1;
   exception when division_by_zero then null;   -- (a block is a transaction only where it has a handler)
   end;
   -- xmin has 32 bits; the outer number, drawn just before, has the epoch

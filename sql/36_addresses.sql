@@ -9,7 +9,9 @@ as $$
 declare
   v_known text;
 begin
-  if coalesce(p_address, '') = '' then perform pgtick.invalid('address', p_address, 'host or Supabase project, a slash, and the database''s name'); end if;
+  if (length(p_address) between 1 and 500) is not true then
+    perform pgtick.invalid('address', p_address, 'host or Supabase project, a slash, and the database''s name: of 1 to 500 characters');
+  end if;
   if exists (select from pgtick.addresses as a where a.address = p_address) then return; end if;
   insert into pgtick.addresses (address, adopted_at, adopted_by)
   select p_address, pgtick.now(), pgtick.caller() where not exists (select from pgtick.addresses)
@@ -28,7 +30,9 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 begin
-  if coalesce(p_address, '') = '' then perform pgtick.invalid('address', p_address, 'host or Supabase project, a slash, and the database''s name'); end if;
+  if (length(p_address) between 1 and 500) is not true then
+    perform pgtick.invalid('address', p_address, 'host or Supabase project, a slash, and the database''s name: of 1 to 500 characters');
+  end if;
   if p_only then delete from pgtick.addresses as a where a.address <> p_address; end if;
   insert into pgtick.addresses (address, adopted_at, adopted_by) values (p_address, pgtick.now(), pgtick.caller()) on conflict do nothing;
 end

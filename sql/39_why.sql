@@ -6,15 +6,16 @@ returns table (pid integer, since timestamptz, who text, what text)
 language sql volatile parallel unsafe security definer
 set search_path = ''
 as $$
+  with length_of as (select greatest(least(p_older_than, interval '1000 years'), interval '0') as older_than)   -- more would be before the calendar begins
   select a.pid, a.xact_start, concat_ws(' ', a.usename, nullif(a.application_name, '')),
     case when a.state like 'idle in transaction%' then 'idle in its transaction since ' || a.state_change else 'running a statement since ' || a.query_start end
-  from pg_catalog.pg_stat_activity as a
+  from pg_catalog.pg_stat_activity as a cross join length_of as l
   where a.datname = pg_catalog.current_database() and (a.backend_xmin is not null or a.backend_xid is not null)
-    and a.xact_start < pg_catalog.clock_timestamp() - p_older_than
+    and a.xact_start < pg_catalog.clock_timestamp() - l.older_than
   union all
   select null, p.prepared, p.owner || ' ' || p.gid, 'prepared, and neither committed nor rolled back'
-  from pg_catalog.pg_prepared_xacts as p
-  where p.database = pg_catalog.current_database() and p.prepared < pg_catalog.clock_timestamp() - p_older_than
+  from pg_catalog.pg_prepared_xacts as p cross join length_of as l
+  where p.database = pg_catalog.current_database() and p.prepared < pg_catalog.clock_timestamp() - l.older_than
   order by 2
 $$;
 comment on function pgtick.old_transactions(interval) is

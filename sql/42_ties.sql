@@ -10,8 +10,11 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-  if p_keys is not null and (cardinality(p_keys) <> p_jobs or array_position(p_keys, null) is not null) then
+  if p_keys is not null and (cardinality(p_keys) <> p_jobs or num_nulls(variadic p_keys) > 0) then
     perform pgtick.invalid(p_field, left(p_keys::text, 200), format('one for each of the %s jobs, none of them null', p_jobs));
+  end if;
+  if array_ndims(p_keys) > 1 or array_lower(p_keys, 1) <> 1 then   -- p_keys[n] would be another one, or none
+    perform pgtick.invalid(p_field, left(p_keys::text, 200), 'a plain list, counted from 1');
   end if;
 end
 $$;
@@ -44,7 +47,7 @@ begin
   if p_wish.after_outcome is null or p_wish.after_outcome not in ('done', 'any') then
     perform pgtick.invalid('after_outcome', p_wish.after_outcome, 'it is done or any');
   end if;
-  if array_position(p_wish.after_jobs, null) is not null or cardinality(p_wish.after_jobs) > 10000 then
+  if num_nulls(variadic p_wish.after_jobs) > 0 or cardinality(p_wish.after_jobs) > 10000 then
     perform pgtick.invalid('after', left(p_wish.after_jobs::text, 200), 'at most 10000 ids of jobs, none of them null', 'A batch (create_batch) waits for any number.');
   end if;
   if jsonb_typeof(p_wish.trace_context) <> 'object' or octet_length(p_wish.trace_context::text) > 2000
@@ -838,7 +841,7 @@ declare
   v_queue text;
 begin
   if p_outcome is null or p_outcome not in ('any', 'done') then perform pgtick.invalid('outcome', p_outcome, 'it is any or done'); end if;
-  if p_ids is null or array_position(p_ids, null) is not null or cardinality(p_ids) > 10000 then
+  if p_ids is null or num_nulls(variadic p_ids) > 0 or cardinality(p_ids) > 10000 then
     perform pgtick.invalid('ids', left(p_ids::text, 200), 'at most 10000 ids of jobs, none of them null', 'A batch (create_batch) has any number; wait for its callback.');
   end if;
   if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then

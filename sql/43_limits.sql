@@ -517,7 +517,10 @@ begin
   from (
     select p.task, p.key from pgtick.limit_places as p
     where p.holders = '{}' or exists (
-      select from unnest(p.holders) as h(id) where not exists (select from pgtick.live_jobs as j where j.id = h.id and j.task = p.task and j.runner_id is not null))
+        select from unnest(p.holders) as h(id) where not exists (select from pgtick.live_jobs as j where j.id = h.id and j.task = p.task and j.runner_id is not null))
+      -- a claim that still went by a limit which was just being raised, or taken away, has blocked what has room now
+      or (p.key <> '' and cardinality(p.holders) < coalesce((select d.max_running from pgtick.limit_defs as d where d.task = p.task and d.per_key), 1000)
+        and exists (select from pgtick.live_jobs as j where j.task = p.task and j.limit_key = p.key and j.blocked_by = 'limit'))
     order by p.task, p.key
     for update skip locked) as l;
   if v_tasks is not null then

@@ -12,7 +12,7 @@ begin
   begin
     execute format(E'select from (%s\n) as q limit 0', p_query);   -- the line's end: a comment may stand before it
   exception when others then
-    perform pgtick.invalid('query', left(p_query, 200), format('it does not run: %s', sqlerrm), 'Write one select, without a semicolon, names with their schema.');
+    perform pgtick.invalid('query', left(p_query, 200), format('it does not run: %s', left(sqlerrm, 500)), 'Write one select, without a semicolon, names with their schema.');
   end;
   insert into pgtick.gates (name, query, set_at, set_by) values (p_name, p_query, pgtick.now(), pgtick.caller())
   on conflict (name) do update set query = excluded.query, set_at = excluded.set_at, set_by = excluded.set_by;

@@ -19,7 +19,7 @@ as $$
 begin
   raise exception using errcode = 'TK100',
     message = format('%s %s is refused: %s', p_field, coalesce('"' || left(p_value, 100) || '"', 'null'), p_rule),
-    hint = coalesce(p_hint, format('Give %s another value.', p_field));
+    hint = coalesce(nullif(btrim(p_hint), ''), format('Give %s another value.', p_field));
 end
 $$;
 comment on function credits.invalid(text, text, text, text) is 'Raise TK100 for a value that is not allowed.';

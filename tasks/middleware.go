@@ -99,8 +99,8 @@ func Outcome(cause, err error) string {
 	}
 }
 
-// Logging logs the start and the end of each attempt, with its outcome and its time, and never args. (Without it a runner logs only what
-// did not end well.)
+// Logging logs the start and the end of each attempt, with its outcome and its time, and never args. (A runner logs the ends by itself, but not
+// more in a second than --log-rate says.)
 func Logging() Middleware {
 	return func(next RunFunc) RunFunc {
 		return func(ctx context.Context, call Call) error {

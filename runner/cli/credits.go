@@ -17,6 +17,7 @@ import (
 
 	"github.com/pgtick/pgtick/runner/config"
 	"github.com/pgtick/pgtick/runner/jobs"
+	"github.com/pgtick/pgtick/runner/web"
 	"github.com/pgtick/pgtick/tasks"
 	"github.com/pgtick/pgtick/tasks/credits"
 )
@@ -173,10 +174,10 @@ func readPast(flag, value string, now time.Time) (*time.Time, error) {
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--%s %q is no time: give 2026-03-28T02:00:00Z, 2026-03-28 02:00, or a length back from now such as 90m, 24h, 7d", flag, value)}
 	}
-	if at := w.utc(); at != nil {
+	if at := w.UTC(); at != nil {
 		return at, nil
 	}
-	at := now.Add(-w.in)
+	at := now.Add(-w.In)
 	return &at, nil
 }
 
@@ -230,6 +231,24 @@ func verify(ctx context.Context, cmd *cobra.Command, conns []*pgx.Conn, asJSON b
 		return err
 	}
 	return fmt.Errorf("the ledger breaks its rules: %s", count(len(found), "violation"))
+}
+
+// verifyFor verifies the ledger for the dashboard.
+func verifyFor(ctx context.Context, conn *pgx.Conn, progress func(done, all int64)) (int64, []web.Violation, error) {
+	found, looked, err := credits.Verify(ctx, []*pgx.Conn{conn}, progress)
+	broken := make([]web.Violation, len(found))
+	for i, v := range found {
+		broken[i] = web.Violation{Kind: v.Kind, User: deref(v.UserID), Entry: deref(v.TransactionID), Hold: deref(v.HoldID), Detail: deref(v.Detail)}
+	}
+	return looked.Entries, broken, err
+}
+
+// deref gives the zero value for nil.
+func deref[V any](p *V) (value V) {
+	if p != nil {
+		value = *p
+	}
+	return value
 }
 
 func count(n int, what string) string {

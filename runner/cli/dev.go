@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -50,6 +51,7 @@ type dev struct {
 	server *localpg.Server
 	cron   bool
 	pool   *pgxpool.Pool
+	web    atomic.Value // where the dashboard is
 }
 
 func (d *dev) run(ctx context.Context, cmd *cobra.Command) error {
@@ -155,7 +157,7 @@ func (d *dev) withRunner(ctx context.Context, cfg config.Config, f func(context.
 	defer stop()
 	ended := make(chan error, 1)
 	log := newLog(cfg, d.talk)
-	go func() { ended <- work(ctx, cfg, d.tasks, log) }()
+	go func() { ended <- workServing(ctx, cfg, d.tasks, log, func(url string) { d.web.Store(url) }) }()
 	shown := make(chan error, 1)
 	go func() { shown <- f(ctx) }()
 	select {
@@ -168,6 +170,9 @@ func (d *dev) withRunner(ctx context.Context, cfg config.Config, f func(context.
 		}
 	}
 	d.say("\nIt stays up until Ctrl-C: psql %s", d.server.URL("postgres"))
+	if url := d.web.Load(); url != nil {
+		d.say("The dashboard: %s", url)
+	}
 	return <-ended
 }
 

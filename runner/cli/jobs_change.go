@@ -2,9 +2,7 @@ package cli
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -149,17 +146,17 @@ func (c *handling) all(cmd *cobra.Command) error {
 	talk := cmd.ErrOrStderr()
 	notice := func(message string) { _, _ = fmt.Fprintln(talk, printable(message)) }
 	return withConnection(cmd, notice, func(ctx context.Context, conn *pgx.Conn) error {
-		var bulk jobs.Bulk
+		var bulk jobs.Filter
 		var n int
 		err := inTransaction(ctx, conn, func(tx pgx.Tx) error {
-			filter, err := c.flags.read(ctx, tx)
-			if err != nil {
+			var err error
+			if bulk, err = c.flags.read(ctx, tx); err != nil {
 				return err
 			}
-			bulk = jobs.Bulk{Filter: filter, Error: c.part}
-			if n, err = jobs.CountBulk(ctx, tx, bulk, c.retry); err == nil && n == 0 {
+			bulk.Error = c.part
+			if n, err = jobs.CountBulk(ctx, tx, bulk, c.retry, mostToAskAbout); err == nil && n == 0 {
 				_, _ = fmt.Fprintln(talk, "no job fits")
-				sayUnknown(ctx, tx, view{talk: talk}, filter)
+				sayUnknown(ctx, tx, view{talk: talk}, bulk)
 			}
 			return err
 		})
@@ -185,13 +182,16 @@ func (c *handling) all(cmd *cobra.Command) error {
 	})
 }
 
-func (c *handling) do(ctx context.Context, conn *pgx.Conn, bulk jobs.Bulk) (int64, error) {
-	filter, err := bulk.JSON(c.retry)
+func (c *handling) do(ctx context.Context, conn *pgx.Conn, bulk jobs.Filter) (int64, error) {
+	filter, err := bulk.BulkJSON(c.retry)
 	if err != nil {
 		return 0, err
 	}
 	return c.many(ctx, conn, filter)
 }
+
+// mostToAskAbout is where counting what is to be changed stops.
+const mostToAskAbout = 100_000
 
 // ask returns an error unless somebody says yes.
 func (c *handling) ask(ctx context.Context, cmd *cobra.Command, n int) error {
@@ -199,7 +199,7 @@ func (c *handling) ask(ctx context.Context, cmd *cobra.Command, n int) error {
 		return nil
 	}
 	these := count(n, "job")
-	if n == jobs.MostCounted {
+	if n == mostToAskAbout {
 		these = fmt.Sprintf("%d jobs or more", n)
 	}
 	in, isFile := cmd.InOrStdin().(*os.File)
@@ -306,7 +306,7 @@ func (w *wish) arguments(cmd *cobra.Command, task string) ([]jobs.Argument, erro
 		if length.value == "" {
 			continue
 		}
-		d, err := readLength(length.value)
+		d, err := jobs.ReadLength(length.value)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--%s %q is no length of time: give it as 90s, 20m, 2h, 7d", length.flag, length.value)}
 		}
@@ -368,11 +368,11 @@ func (w *wish) moment(ctx context.Context, tx pgx.Tx) (at time.Time, err error) 
 	if err != nil {
 		return at, err
 	}
-	if moment := in.utc(); moment != nil {
+	if moment := in.UTC(); moment != nil {
 		return *moment, nil
 	}
 	now, err := jobs.Now(ctx, tx)
-	return now.Add(in.in), err
+	return now.Add(in.In), err
 }
 
 // sayNobody tells that a job may wait for long, where nobody has its task: it may be mistyped.
@@ -388,16 +388,13 @@ func sayNobody(ctx context.Context, db jobs.DB, talk io.Writer, id int64, task s
 	}
 }
 
-// mostArgs is where reading ends. The database's limit is far below, and its refusal says so.
-const mostArgs = 4 << 20
-
 // readArgs reads JSON as it is, from a file or from stdin, and refuses what the database could only refuse in words of its own.
 func readArgs(value string, stdin io.Reader) (string, error) {
 	text, where := []byte(value), "--args"
 	if name, isFile := strings.CutPrefix(value, "@"); isFile || value == "-" {
 		source := stdin
 		if isFile {
-			file, err := os.Open(name) //nolint:gosec // whoever calls names it
+			file, err := os.Open(name)
 			if err != nil {
 				return "", fmt.Errorf("read --args: %w", err)
 			}
@@ -407,69 +404,12 @@ func readArgs(value string, stdin io.Reader) (string, error) {
 			where = "--args from stdin"
 		}
 		var err error
-		if text, err = io.ReadAll(io.LimitReader(source, mostArgs+1)); err != nil {
+		if text, err = io.ReadAll(io.LimitReader(source, jobs.MostArgs+1)); err != nil {
 			return "", fmt.Errorf("read --args: %w", err)
 		}
 	}
-	if problem := badJSON(text); problem != "" {
+	if problem := jobs.BadJSON(text); problem != "" {
 		return "", usageError{fmt.Errorf("%s: %s", where, problem)}
 	}
 	return string(text), nil
-}
-
-// badJSON says what is wrong, or nothing.
-func badJSON(text []byte) string {
-	switch {
-	case len(text) > mostArgs:
-		return fmt.Sprintf("more than %d MiB, and a job's args have at most 64 KiB: store the data in a table of yours and pass its key", mostArgs>>20)
-	case !utf8.Valid(text):
-		return "not UTF-8"
-	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber()
-	var value json.RawMessage
-	if err := decoder.Decode(&value); err != nil {
-		return notJSON(text, decoder, err)
-	}
-	if rest := bytes.TrimSpace(text[decoder.InputOffset():]); len(rest) > 0 {
-		return fmt.Sprintf("not JSON: more follows at %s", position(text, decoder.InputOffset()))
-	}
-	if hasNUL(value) {
-		return `\u0000 can be stored in no JSON of PostgreSQL: leave it out, or encode the text`
-	}
-	return ""
-}
-
-func notJSON(text []byte, decoder *json.Decoder, err error) string {
-	var syntax *json.SyntaxError
-	switch {
-	case errors.As(err, &syntax):
-		return fmt.Sprintf("not JSON at %s: %v", position(text, syntax.Offset), err)
-	case errors.Is(err, io.EOF):
-		return "empty: give a JSON object, {} for none"
-	default:
-		return fmt.Sprintf("not JSON at %s: it ends too early", position(text, max(decoder.InputOffset(), int64(len(text)))))
-	}
-}
-
-// position is a place in a text as people count.
-func position(text []byte, offset int64) string {
-	before := text[:min(max(int(offset)-1, 0), len(text))]
-	line := bytes.Count(before, []byte("\n"))
-	return fmt.Sprintf("line %d, column %d", line+1, utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])+1)
-}
-
-// hasNUL looks into all keys and strings of a valid JSON text.
-func hasNUL(value json.RawMessage) bool {
-	decoder := json.NewDecoder(bytes.NewReader(value))
-	decoder.UseNumber()
-	for {
-		token, err := decoder.Token()
-		if err != nil {
-			return false
-		}
-		if s, isText := token.(string); isText && strings.ContainsRune(s, 0) {
-			return true
-		}
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -107,7 +108,7 @@ func newRoot(registry *tasks.Registry) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w%s (see: %s --help)", err, perhapsFlag(cmd, err), cmd.CommandPath())}
 	})
-	root.AddCommand(workCommand(registry), healthCommand(), migrateCommand(), adoptCommand(), doctorCommand(), devCommand(registry), schedulesCommand(), creditsCommand(), configTopic())
+	root.AddCommand(workCommand(registry), webCommand(), healthCommand(), migrateCommand(), adoptCommand(), doctorCommand(), devCommand(registry), schedulesCommand(), creditsCommand(), configTopic())
 	root.AddCommand(rolesCommand())
 	root.AddCommand(jobsCommand(), queuesCommand(), benchCommand())
 	return root
@@ -137,6 +138,9 @@ func perhaps(cmd *cobra.Command, args []string) string {
 	}
 	cmd.SuggestionsMinimumDistance = 2
 	near := cmd.SuggestionsFor(args[0])
+	if begun := slices.DeleteFunc(slices.Clone(near), func(name string) bool { return !strings.HasPrefix(name, args[0]) }); len(begun) > 0 {
+		near = begun // of three letters, two are soon changed
+	}
 	if len(near) == 0 {
 		return ""
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // passwordEnv is where programs put the password; people are asked for it.
-const passwordEnv = "PGTICK_ROLE_PASSWORD"
+const passwordEnv = "PGTICK_ROLE_PASSWORD" //nolint:gosec // a name, no password
 
 // loginRole is a role that pgtick migrate grants something to, and what a login with it should have set.
 type loginRole struct {
@@ -157,7 +157,7 @@ func (o loginOptions) password(cmd *cobra.Command) (string, error) {
 	if value, ok := os.LookupEnv(passwordEnv); ok && value != "" {
 		return checkedPassword(value, passwordEnv)
 	}
-	if input, ok := cmd.InOrStdin().(*os.File); ok && term.IsTerminal(int(input.Fd())) { //nolint:gosec // a file descriptor is a small number
+	if input, ok := cmd.InOrStdin().(*os.File); ok && term.IsTerminal(int(input.Fd())) {
 		return askPassword(cmd.Context(), input, cmd.ErrOrStderr())
 	}
 	text, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), 1<<16))
@@ -213,7 +213,7 @@ func askPassword(ctx context.Context, input *os.File, talk io.Writer) (string, e
 }
 
 func askHidden(ctx context.Context, input *os.File, talk io.Writer, question string) (string, error) {
-	fd := int(input.Fd()) //nolint:gosec // a file descriptor is a small number
+	fd := int(input.Fd())
 	before, err := term.GetState(fd)
 	if err != nil {
 		return "", fmt.Errorf("ask for the password: %w", err)

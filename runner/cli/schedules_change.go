@@ -28,7 +28,7 @@ itself. A pause that is on already gets the new end.`,
 	}
 	cmd.Flags().StringVar(&until, "until", "", "end the pause then: a length such as 90m, 24h, 7d, or a moment such as 2026-03-28T02:00:00Z")
 	return scheduleCommand(cmd, func(ctx context.Context, tx pgx.Tx, args []string) error {
-		var end when
+		var end jobs.When
 		if until != "" {
 			var err error
 			if end, err = readWhen("until", until); err != nil {
@@ -39,7 +39,7 @@ itself. A pause that is on already gets the new end.`,
 		if err != nil {
 			return err
 		}
-		if err := jobs.PauseUntil(ctx, tx, args[0], end.utc(), end.in); err != nil {
+		if err := jobs.PauseUntil(ctx, tx, args[0], end.UTC(), end.In); err != nil {
 			return err
 		}
 		after, err := schedule(ctx, tx, args[0])

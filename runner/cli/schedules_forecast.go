@@ -36,9 +36,9 @@ and so is which slots will overlap. With --json one row a slot, as pgtick.foreca
 		if err != nil {
 			return err
 		}
-		to := now.Add(end.in)
-		if end.in == 0 {
-			to = *end.utc()
+		to := now.Add(end.In)
+		if end.In == 0 {
+			to = *end.UTC()
 		}
 		if !to.After(now) {
 			return usageError{fmt.Errorf("--until %q is not later than now, %s UTC", until, minute(now))}

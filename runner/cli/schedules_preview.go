@@ -30,7 +30,7 @@ Warnings of what is probably not meant go to stderr. Quote the expression, so th
 	asJSON := jsonFlag(cmd)
 	return scheduleCommand(cmd, func(ctx context.Context, tx pgx.Tx, args []string) error {
 		cron := strings.Join(args, " ") // quoted or not
-		var start when
+		var start jobs.When
 		if from != "" {
 			var err error
 			if start, err = readWhen("from", from); err != nil {
@@ -41,9 +41,9 @@ Warnings of what is probably not meant go to stderr. Quote the expression, so th
 		if err != nil {
 			return err
 		}
-		if start.in > 0 {
-			at := now.Add(start.in)
-			start.at = &at
+		if start.In > 0 {
+			at := now.Add(start.In)
+			start.At = &at
 		}
 		warnings, err := jobs.LintCron(ctx, tx, cron, zone)
 		if err != nil {
@@ -53,7 +53,7 @@ Warnings of what is probably not meant go to stderr. Quote the expression, so th
 		if err != nil {
 			return err
 		}
-		slots, err := jobs.Preview(ctx, tx, cron, zone, start.at, start.wall, n)
+		slots, err := jobs.Preview(ctx, tx, cron, zone, start.At, start.Wall, n)
 		if err != nil {
 			return err
 		}

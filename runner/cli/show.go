@@ -195,6 +195,6 @@ Queries to try next, in psql:
   select * from pgtick.health;        -- empty when all is well
 `)
 	if d.once {
-		_, _ = fmt.Fprintln(d.out, "\nbin/pgtick dev starts the same and stays up.")
+		_, _ = fmt.Fprintln(d.out, "\nbin/pgtick dev starts the same and stays up, with the dashboard at http://127.0.0.1:8640.")
 	}
 }

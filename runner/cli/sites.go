@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/pgtick/pgtick/runner/engine"
 	"github.com/pgtick/pgtick/runner/jobs"
 	"github.com/pgtick/pgtick/runner/limit"
+	"github.com/pgtick/pgtick/runner/metrics"
 	"github.com/pgtick/pgtick/runner/web"
 	"github.com/pgtick/pgtick/tasks"
 )
@@ -32,7 +34,8 @@ type site struct {
 	cfg      config.Config
 	log      *logrus.Logger
 	limiter  *limit.Limiter
-	metrics  *web.Metrics
+	metrics  *metrics.Metrics
+	minutes  web.Minutes
 	registry *tasks.Registry
 	engine   atomic.Pointer[engine.Engine]
 	tried    atomic.Pointer[time.Time]
@@ -42,23 +45,23 @@ type site struct {
 type sites []*site
 
 // sitesOf makes a site of each database of the configuration.
-func sitesOf(cfg config.Config, registry *tasks.Registry, metrics prometheus.Registerer, log *logrus.Logger) (sites, error) {
+func sitesOf(cfg config.Config, registry *tasks.Registry, into prometheus.Registerer, log *logrus.Logger) (sites, error) {
 	var all sites
 	known := map[string]bool{}
-	for _, a := range append([]config.Addresses{{Database: cfg.Database, Listen: cfg.Listen}}, cfg.More...) {
+	for _, a := range append([]config.Addresses{{Database: cfg.Database, Listen: cfg.Listen, Web: cfg.Web.Database}}, cfg.More...) {
 		address := migrations.Address(a.Database)
 		if known[address] {
 			return nil, fmt.Errorf("PGTICK_DATABASES (or --database): %s is named twice", address)
 		}
 		known[address] = true
 		s := &site{cfg: cfg, log: log}
-		if s.cfg.Database, s.cfg.Listen = a.Database, a.Listen; len(cfg.More) > 0 {
+		if s.cfg.Database, s.cfg.Listen, s.cfg.Web.Database = a.Database, a.Listen, a.Web; len(cfg.More) > 0 {
 			s.name, s.log = address, logFor(log, address)
 		}
 		watchLogins(s.cfg.Database, s.cfg.Listen)
 		s.registry = withCalls(withCredits(registry, s.cfg), s.cfg)
-		s.metrics = web.NewMetrics(metrics, s.name)
-		s.metrics.Watch(s.status)
+		s.metrics = metrics.New(into, s.name)
+		s.metrics.WatchEngine(s.status)
 		s.limiter = limit.New(limit.Options{Redis: cfg.Redis, Log: logrus.NewEntry(s.log), Prefix: "pgtick:" + address + ":", Observer: s.metrics})
 		all = append(all, s)
 	}
@@ -107,14 +110,14 @@ func (all sites) admit(ctx context.Context) error {
 
 func (s *site) admit(ctx context.Context) error {
 	now := time.Now()
-	s.tried.Store(&now)
+	waits := s.tried.Swap(&now) != nil
 	err := admit(ctx, s.cfg)
 	s.admitted = err == nil
 	switch {
 	case err == nil || !mayPass(err):
 	case s.name != "":
 		s.log.WithError(err).Warnf("trying again in %s, while the other databases are worked on%s", readmitAfter, engine.Advice(err))
-	case jobs.Passes(err):
+	case waits || jobs.Passes(err):
 		s.log.WithError(err).Warnf("trying again in %s%s", readmitAfter, engine.Advice(err))
 	}
 	return err
@@ -169,9 +172,10 @@ func (s *site) run(ctx context.Context) error {
 		return err
 	}
 	defer pool.Close()
+	defer s.measure(ctx, pool)()
 	e, err := engine.New(engine.Options{
 		Name: s.cfg.Name, Version: buildVersion(), Queues: s.cfg.Queues, Registry: s.registry, Workers: s.cfg.Workers,
-		Lease: s.cfg.Lease, Poll: s.cfg.Poll, Grace: cmp.Or(s.cfg.Grace, engine.NoGrace), Limiter: s.limiter, NoClock: s.cfg.NoClock, Log: s.log, Observer: s.metrics,
+		Lease: s.cfg.Lease, Poll: s.cfg.Poll, Grace: cmp.Or(s.cfg.Grace, engine.NoGrace), Limiter: s.limiter, NoClock: s.cfg.NoClock, Log: s.log, LogRate: cmp.Or(s.cfg.LogRate, engine.NoLines), Observer: seen{s.metrics, &s.minutes},
 		Pool: pool, Connect: connector(s.cfg.Database), Listen: connector(s.cfg.Listen),
 	})
 	if err != nil {
@@ -179,6 +183,18 @@ func (s *site) run(ctx context.Context) error {
 	}
 	s.engine.Store(e)
 	return e.Run(ctx)
+}
+
+// measure reads in the background, where /metrics is served, what the database knows. The function that it returns waits for its end.
+func (s *site) measure(ctx context.Context, pool *pgxpool.Pool) (end func()) {
+	if s.cfg.HTTP == "" {
+		return func() {}
+	}
+	s.metrics.WatchPool(pool)
+	ctx, stop := context.WithCancel(ctx)
+	var reader sync.WaitGroup
+	reader.Go(func() { s.metrics.Read(ctx, pool, logrus.NewEntry(s.log), metrics.ReadEvery) })
+	return func() { stop(); reader.Wait() }
 }
 
 // status is the engine's. A site that waits for its database turns, but has no runner.

@@ -25,7 +25,7 @@ func newScreen(out io.Writer) screen {
 	s := screen{Writer: out}
 	if isTerminal(out) {
 		s.width, s.height, s.terminal = 80, 24, true
-		if width, height, err := term.GetSize(int(out.(*os.File).Fd())); err == nil && width > 0 && height > 0 { //nolint:gosec // a file descriptor is a small number
+		if width, height, err := term.GetSize(int(out.(*os.File).Fd())); err == nil && width > 0 && height > 0 {
 			s.width, s.height = width, height
 		}
 		s.colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"

@@ -2,71 +2,20 @@ package cli
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pgtick/pgtick/runner/jobs"
 )
 
-// when is a moment as people give one on the command line.
-type when struct {
-	at   *time.Time    // a moment
-	wall *string       // or what a clock shows, its zone left open
-	in   time.Duration // or how long from now
-}
-
-var wallTime = regexp.MustCompile(`^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?$`)
-
 // readWhen reads RFC 3339, 2026-03-28 or 2026-03-28 02:00 (wall time), or a length such as 90m, 24h or 7d.
-func readWhen(flag, value string) (when, error) {
-	if at, err := time.Parse(time.RFC3339, value); err == nil {
-		return when{at: &at}, nil
+func readWhen(flag, value string) (jobs.When, error) {
+	w, known := jobs.ReadWhen(value)
+	if !known {
+		return w, usageError{fmt.Errorf("--%s %q is no time: give 2026-03-28T02:00:00Z, 2026-03-28 02:00, or a length from now such as 90m, 24h, 7d", flag, value)}
 	}
-	if wallTime.MatchString(value) {
-		wall := strings.Replace(value, "T", " ", 1)
-		if _, err := parseWall(wall); err == nil {
-			return when{wall: &wall}, nil
-		}
-	}
-	if in, err := readLength(value); err == nil && in > 0 {
-		return when{in: in}, nil
-	}
-	return when{}, usageError{fmt.Errorf("--%s %q is no time: give 2026-03-28T02:00:00Z, 2026-03-28 02:00, or a length from now such as 90m, 24h, 7d", flag, value)}
-}
-
-func parseWall(wall string) (time.Time, error) {
-	return time.Parse("2006-01-02 15:04:05"[:len(wall)], wall)
-}
-
-// utc is the moment where a wall time is meant in UTC, or nil for a length.
-func (w when) utc() *time.Time {
-	if w.wall == nil {
-		return w.at
-	}
-	at, _ := parseWall(*w.wall) // readWhen has tried it
-	return &at
-}
-
-var days = regexp.MustCompile(`^(\d{1,4})([dw])`)
-
-// readLength knows days and weeks besides what Go knows: 7d, 1d12h.
-func readLength(value string) (time.Duration, error) {
-	var length time.Duration
-	rest := value
-	for {
-		found := days.FindStringSubmatch(rest)
-		if found == nil {
-			break
-		}
-		n, _ := strconv.Atoi(found[1]) // four digits
-		length += time.Duration(n) * 24 * time.Hour * map[string]time.Duration{"d": 1, "w": 7}[found[2]]
-		rest = rest[len(found[0]):]
-	}
-	if rest == "" && value != "" {
-		return length, nil
-	}
-	more, err := time.ParseDuration(rest)
-	return length + more, err
+	return w, nil
 }
 
 // about is a length in two units at most.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
+
+	"github.com/pgtick/pgtick/runner/jobs"
 )
 
 // view is where a command shows what it has found: data, and what is said about them.
@@ -49,7 +51,7 @@ func readEvery(value string) (time.Duration, error) {
 	if value == "" {
 		return 0, nil
 	}
-	pause, err := readLength(value)
+	pause, err := jobs.ReadLength(value)
 	if err != nil || pause < time.Second || pause > time.Hour {
 		return 0, usageError{fmt.Errorf("--watch %q is no length from 1s to 1h: give it as --watch or --watch=5s", value)}
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/pgtick/pgtick/runner/engine"
 	"github.com/pgtick/pgtick/runner/jobs"
 	"github.com/pgtick/pgtick/runner/limit"
+	"github.com/pgtick/pgtick/runner/metrics"
+	"github.com/pgtick/pgtick/runner/tracing"
 	"github.com/pgtick/pgtick/runner/web"
 	"github.com/pgtick/pgtick/tasks"
 )
@@ -26,7 +28,7 @@ import (
 func workCommand(registry *tasks.Registry) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "work",
-		Short: "Run jobs, and serve health and metrics",
+		Short: "Run jobs, and serve the dashboard, health and metrics",
 		Long: `Run jobs until SIGTERM or SIGINT: then claim no more, let running jobs end within the grace, give back the rest without counting
 an attempt, and exit 0. A second signal ends the process at once; its jobs go back when the lease has run out.
 
@@ -50,6 +52,11 @@ const gcPercent = 200
 
 // work runs an engine for each database, and the HTTP server of all, until ctx ends.
 func work(ctx context.Context, cfg config.Config, registry *tasks.Registry, log *logrus.Logger) error {
+	return workServing(ctx, cfg, registry, log, func(string) {})
+}
+
+// workServing is work that tells where the dashboard is, once it is there.
+func workServing(ctx context.Context, cfg config.Config, registry *tasks.Registry, log *logrus.Logger, served func(url string)) error {
 	if os.Getenv("GOGC") == "" {
 		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	}
@@ -57,22 +64,35 @@ func work(ctx context.Context, cfg config.Config, registry *tasks.Registry, log 
 	if cfg.Redis != nil {
 		defer func() { _ = cfg.Redis.Close() }()
 	}
-	metrics := web.NewRegistry()
-	sites, err := sitesOf(cfg, registry, metrics, log)
+	registered := metrics.NewRegistry(buildVersion())
+	sites, err := sitesOf(cfg, registry, registered, log)
 	if err != nil {
 		return usageError{err}
 	}
 	defer sites.close()
+	traces := tracing.Start(ctx, os.LookupEnv, buildVersion(), log)
+	defer traces.Stop()
+	for _, s := range sites {
+		traces.Around(s.registry)
+	}
 	if err := sites.admit(ctx); err != nil {
 		return err
 	}
 	if cfg.HTTP != "" {
-		server, err := web.Start(cfg.HTTP, cfg.Name, sites.engines(), cfg.Lease, metrics, log)
+		dashboard, err := dashboardOf(cfg, sites.shown(), log)
+		if err != nil {
+			return err
+		}
+		server, err := web.Start(cfg.HTTP, cfg.Name, sites.engines(), cfg.Lease, registered, dashboard, log)
 		if err != nil {
 			return fmt.Errorf("serve health and metrics at %s: %w", cfg.HTTP, err)
 		}
 		defer server.Stop()
 		log.Infof("health and metrics at %s", server.URL())
+		if dashboard != nil {
+			log.Infof("dashboard at %s", server.URL())
+			served(server.URL())
+		}
 	}
 	if err := sites.run(ctx); err != nil {
 		return err
@@ -185,5 +205,5 @@ func newLog(cfg config.Config, talk io.Writer) *logrus.Logger {
 
 func isTerminal(w io.Writer) bool {
 	file, isFile := w.(*os.File)
-	return isFile && term.IsTerminal(int(file.Fd())) //nolint:gosec // a file descriptor is a small number
+	return isFile && term.IsTerminal(int(file.Fd()))
 }

@@ -37,13 +37,18 @@ type Config struct {
 	Name        string
 	LogLevel    logrus.Level
 	LogFormat   string
+	LogRate     int // attempts a second that have a line of their own
 	Sync        Sync
 	Redis       redis.UniversalClient // for rates; nil: each runner keeps its share
 	Calls       httptask.Options      // of jobs of the task http
+	Web         Web
 }
 
-// Addresses are the ways to one database: for all, and for LISTEN.
-type Addresses struct{ Database, Listen *pgx.ConnConfig }
+// Addresses are the ways to one database: for all, for LISTEN, and for people who look.
+type Addresses struct {
+	Database, Listen *pgx.ConnConfig
+	Web              *pgx.ConnConfig // of the dashboard; nil: Database
+}
 
 // Sync is where the credit ledger hands over its entries: this database when neither is set.
 type Sync struct {
@@ -76,7 +81,7 @@ func (e *Error) Error() string {
 
 // Table lists the settings in the order in which people need them.
 func Table() []Setting {
-	return []Setting{
+	return append([]Setting{
 		{"database-url", "DATABASE_URL", "", "the database, as postgres://user:password@host:port/name", database(func(c *Config) **pgx.ConnConfig { return &c.Database })},
 		{"listen-database-url", "LISTEN_DATABASE_URL", "", "the same database by a direct or session-mode connection, for LISTEN; default: DATABASE_URL", database(func(c *Config) **pgx.ConnConfig { return &c.Listen })},
 		{"database", "PGTICK_DATABASES", "", "several databases for one runner, in place of database-url: a flag for each, or a list with commas, of the names of environment variables that hold their URLs; of APP_URL, APP_URL_LISTEN may hold the one for LISTEN", nil},
@@ -87,16 +92,17 @@ func Table() []Setting {
 		{"poll", "PGTICK_POLL", "5s", "how often to look for jobs without a notification, 100ms to 1h", duration(100*time.Millisecond, time.Hour, func(c *Config) *time.Duration { return &c.Poll })},
 		{"grace", "PGTICK_GRACE", "25s", "how long running jobs may go on after SIGTERM, 0s to 1h", duration(0, time.Hour, func(c *Config) *time.Duration { return &c.Grace })},
 		{"clock", "PGTICK_CLOCK", "on", "on: this runner makes jobs of due slots too; off: pg_cron or other runners do", readClock},
-		{"http", "PGTICK_HTTP", "127.0.0.1:8640", "address of health and metrics, or off; when the port is taken, the next free one", readHTTP},
+		{"http", "PGTICK_HTTP", "127.0.0.1:8640", "address of the dashboard, health and metrics, or off; when the port is taken, the next free one", readHTTP},
 		{"name", "PGTICK_NAME", "", "what the runner calls itself; default: the machine's name", readName},
 		{"log-level", "PGTICK_LOG_LEVEL", "info", "debug, info, warning or error", readLogLevel},
 		{"log-format", "PGTICK_LOG_FORMAT", "auto", "text, json, or auto: text on a terminal", readLogFormat},
+		{"log-rate", "PGTICK_LOG_RATE", "100", "so many attempts a second have a line of their own in the log, and as many of those that failed, 0 to 100000; of the others a line a second says how many there were", number(0, 100000, func(c *Config) *int { return &c.LogRate })},
 		{"redis-url", "REDIS_URL", "", "the Redis in which all runners keep the rates of pgtick.set_limit, as redis://:password@host:6379/0 (rediss:// with TLS); without one each runner keeps its share", readRedis},
 		{"sync-target", "PGTICK_SYNC_TARGET", "local", "where credit entries are handed over: local (analytics.credit_usage in this database), another Postgres as postgres://…, or a Supabase project as https://…", readSyncTarget},
 		{"sync-key", "PGTICK_SYNC_KEY", "", "the service key of that Supabase project; better in the environment, where no list of processes shows it", readSyncKey},
 		{"http-allow", "PGTICK_HTTP_ALLOW", "*", "what jobs of the task http may call, separated by commas: * (public addresses), hosts and addresses, also with a port, networks such as 10.0.0.0/8", readHTTPAllow},
 		{"http-ca", "PGTICK_HTTP_CA", "", "file of certificates (PEM) that calls believe besides the system's", readHTTPCA},
-	}
+	}, webTable()...)
 }
 
 // Load reads all settings, or only those of the flags that are named; flags tells the value of a flag, and whether it was given. The first

@@ -31,6 +31,9 @@ func LoadRunner(flags func(name string) (value string, given bool), env func(str
 	if err != nil {
 		return Config{}, err
 	}
+	if c.Web.Database == nil {
+		c.Web.Database = first.addresses.Web
+	}
 	for _, s := range several[1:] {
 		c.More = append(c.More, s.addresses)
 	}
@@ -55,7 +58,7 @@ func readDatabases(value string, env func(string) (string, bool)) (several []sev
 		switch {
 		case name == "":
 			continue
-		case strings.Contains(name, "://") || strings.Contains(name, "="):
+		case strings.ContainsAny(name, "=:/@?"):
 			return nil, fmt.Errorf("takes the name of an environment variable that holds a URL, not the URL itself: its password would be seen by all who list processes")
 		case seen[name]:
 			return nil, fmt.Errorf("names %q twice", name)
@@ -83,6 +86,11 @@ func readNamed(name string, env func(string) (string, bool)) (s severalOf, err e
 	if err := database(func(c *Config) **pgx.ConnConfig { return &c.Listen })(&c, s.listen); err != nil {
 		return s, fmt.Errorf("goes with %s_LISTEN, which %w", name, err)
 	}
-	s.addresses = Addresses{c.Database, c.Listen}
+	s.addresses = Addresses{Database: c.Database, Listen: c.Listen}
+	if web, _ := env(name + "_WEB"); web != "" {
+		if s.addresses.Web, err = parseDatabase(web); err != nil {
+			return s, fmt.Errorf("goes with %s_WEB, which %w", name, err)
+		}
+	}
 	return s, nil
 }

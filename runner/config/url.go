@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"strings"
 	"time"
 
@@ -17,6 +18,8 @@ var foreign = []string{
 	"pgbouncer", "connection_limit", "pool_timeout", "socket_timeout", "statement_cache_size", "schema", "sslaccept", "supa", "workaround", "uselibpqcompat",
 	"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "gssencmode", "load_balance_hosts", "prepareThreshold",
 }
+
+var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 
 var errNoURL = errors.New("is not a PostgreSQL URL: write postgres://user:password@host:5432/name, with special characters of the password as %XX")
 
@@ -31,6 +34,9 @@ func parseDatabase(value string) (*pgx.ConnConfig, error) {
 		return nil, misread(err)
 	}
 	for name := range parsed.RuntimeParams {
+		if !parameterName.MatchString(name) { // a part of something else, and the server would repeat it
+			return nil, errNoURL
+		}
 		if strings.HasPrefix(name, "pool_") {
 			delete(parsed.RuntimeParams, name)
 		}
@@ -59,7 +65,7 @@ func mistyped(value string) error {
 	if end := strings.IndexAny(rest, "@/"); end >= 0 && rest[end] == '@' { // as pgx and libpq look for it
 		login, rest = rest[:end], rest[end+1:]
 	}
-	where, _, _ := strings.Cut(rest, "?")
+	where, query, _ := strings.Cut(rest, "?")
 	switch {
 	case strings.Contains(value, "[YOUR-PASSWORD]"):
 		return errors.New("still holds [YOUR-PASSWORD]: put the database's password in its place")
@@ -67,8 +73,25 @@ func mistyped(value string) error {
 		return errors.New("has an @ or a / too many: in a password write @ as %40 and / as %2F")
 	case strings.Contains(login, " "):
 		return errors.New("has a blank in user or password: write it as %20")
+	case mayBeLogin(query):
+		return errors.New("has an @, a / or a ? too many: in a password write @ as %40, / as %2F and ? as %3F")
 	}
 	return nil
+}
+
+// mayBeLogin finds the end of a password with / and ? in it among the parameters. Some of those may hold an @ of their own.
+func mayBeLogin(query string) bool {
+	for parameter := range strings.SplitSeq(query, "&") {
+		name, value, _ := strings.Cut(parameter, "=")
+		switch name {
+		case "user", "password", "application_name", "options", "sslrootcert", "sslcert", "sslkey", "passfile", "servicefile":
+		default:
+			if strings.Contains(name+value, "@") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // misread tells what was wrong with a URL, without its text.

@@ -10,11 +10,15 @@ import (
 func TestParseDatabase_WhatIsNotMeantSo_IsRefused_AndNeverRepeated(t *testing.T) {
 	t.Parallel()
 	for value, says := range map[string]string{
-		"postgres://u:4711/hunter2@db.example.org/app":                         "/ as %2F",
-		"postgres://u:4711@hunter2@db.example.org/app":                         "write @ as %40",
-		"postgres://u:hun@ter/hunter2@db.example.org/app":                      "write @ as %40",
-		"postgres://u:hun/hunter2@db.example.org/app":                          "/ as %2F",
-		"postgres://u:4711@3?hunter2@db.example.org/app":                       "special characters of the password as %XX",
+		"postgres://u:4711/hunter2@db.example.org/app":    "/ as %2F",
+		"postgres://u:4711@hunter2@db.example.org/app":    "write @ as %40",
+		"postgres://u:hun@ter/hunter2@db.example.org/app": "write @ as %40",
+		"postgres://u:hun/hunter2@db.example.org/app":     "/ as %2F",
+		"postgres://u:4711@3?hunter2@db.example.org/app":  "? as %3F",
+		"postgres://u:4711/hunter2?@db.example.org/app":   "? as %3F",
+		"postgres://u:4711/?hunter2@db.example.org/app":   "? as %3F",
+		"postgres://u:x@hunter2?a=b@db.example.org/app":   "? as %3F",
+		"4711&hunter2=x#": "is not a PostgreSQL URL",
 		"postgres://u:hunter2%zz@db.example.org/app":                           "special characters of the password as %XX",
 		"postgres://u:4711 hunter2@db.example.org/app":                         "write it as %20",
 		"postgres://u: hunter2@db.example.org/app":                             "write it as %20",

@@ -51,7 +51,7 @@ func redisAnswers(ctx context.Context, e *exam) error {
 }
 
 // Where secrets are kept in the environment, as docs/http-tasks.md says.
-const secretPrefix = "PGTICK_SECRET_"
+const secretPrefix = "PGTICK_SECRET_" //nolint:gosec // the beginning of names, no secret
 
 func secrets(ctx context.Context, e *exam) error {
 	var names []string
@@ -118,8 +118,8 @@ func disk(ctx context.Context, e *exam) error {
 		e.ok("%s; how much is free can't be seen from here: see the server, or its dashboard", used)
 		return nil
 	}
-	block := int64(room.Bsize) //nolint:unconvert // not of the same type everywhere
-	free, all := int64(room.Bavail)*block, int64(room.Blocks)*block
+	block := int64(room.Bsize)                                      //nolint:unconvert // not of the same type everywhere
+	free, all := int64(room.Bavail)*block, int64(room.Blocks)*block //nolint:gosec // no disk has 2^63 blocks
 	seen := fmt.Sprintf("%s of %s free at %s; %s", size(free), size(all), folder, used)
 	remedy := "make room, or the disk larger; finished jobs are kept for less time by " + keepLess + ", which counts for those that end from then on"
 	switch {

@@ -51,6 +51,7 @@ type control struct {
 	idle     idle
 	limits   limits
 	probe    probe
+	lines    lines
 	stopping bool
 
 	troubles    int
@@ -73,7 +74,8 @@ type control struct {
 func newControl(e *Engine) *control {
 	now := time.Now()
 	later := now.Add(settleIn)
-	return &control{e: e, batches: make(chan asideBatch, mostAside), answers: make(chan answer, mostAside), tickAt: now, rescueAt: later, upkeepAt: later, deadlinesAt: later, idle: idle{look: true}}
+	return &control{e: e, batches: make(chan asideBatch, mostAside), answers: make(chan answer, mostAside), tickAt: now, rescueAt: later, upkeepAt: later, deadlinesAt: later, idle: idle{look: true},
+		lines: lines{log: e.log, most: max(e.opt.LogRate, 0)}}
 }
 
 // start makes the first contact; its errors end the engine.
@@ -110,6 +112,7 @@ func (c *control) loop(ctx context.Context) {
 // turn does all that is due, each step after a due heartbeat. A due tick waits for one report or claim at most, but there is one in a turn.
 func (c *control) turn(ctx context.Context) error {
 	c.collect()
+	c.lines.flush(time.Now())
 	c.giveBackStuck(time.Now())
 	c.ticked = false
 	c.e.update(func(s *Status) { s.LastTurn, s.Held, s.RunnerID = time.Now(), len(c.held.list), c.runner })
@@ -451,6 +454,9 @@ func (c *control) nextDue() time.Time {
 	}
 	if oldest := c.e.backlog.oldest(); !c.stopping && oldest != nil {
 		earlier(oldest.claimedAt.Add(stuckAfter))
+	}
+	if say := c.lines.due(); !c.stopping && !say.IsZero() {
+		earlier(say)
 	}
 	return due
 }

@@ -33,6 +33,7 @@ type Options struct {
 	Poll     time.Duration   // how often to look without a notification; 0 means 5 s
 	Grace    time.Duration   // for running attempts at the end; 0 means 25 s, NoGrace none
 	Log      *logrus.Logger  // nil means the standard logger
+	LogRate  int             // so many attempts a second have a line in it, and as many that failed; 0 means 100, NoLines none
 	Observer Observer        // nil means nobody
 	Pool     *pgxpool.Pool   // for tasks, and for what takes longer than a moment
 	Limiter  *limit.Limiter  // of rates; nil means one without Redis
@@ -79,6 +80,7 @@ func (o Options) withDefaults() Options {
 	o.Lease = cmp.Or(o.Lease, 30*time.Second)
 	o.Poll = cmp.Or(o.Poll, 5*time.Second)
 	o.Grace = cmp.Or(o.Grace, 25*time.Second)
+	o.LogRate = cmp.Or(o.LogRate, 100)
 	if o.Log == nil {
 		o.Log = logrus.StandardLogger()
 	}

@@ -229,6 +229,9 @@ func (c *control) isolate(ctx context.Context, batch []report, why error) ([]rep
 	return append(first, second...), err
 }
 
+// maxLosses is how many runners may be lost with a job before it is a suspect, of which each runner holds one at a time.
+const maxLosses = 2
+
 // over: the database has taken the outcome.
 func (c *control) over(r report, outcome string) {
 	a := r.attempt
@@ -236,25 +239,17 @@ func (c *control) over(r report, outcome string) {
 	if outcome == "released" { // it waits in its old place, which may lie before where this runner has been
 		c.marks.forget()
 	}
+	if a.claim.Attempt > maxLosses && c.idle.state != awake {
+		c.idle.look = true // it may have been the runner's one suspect, and the next one, which nobody announces, waits for its end
+	}
 	c.e.opt.Observer.Finished(a.claim.Task, a.claim.Queue, outcome, a.claim.Waited, r.ran)
-	unstarted := outcome == "released" && r.outcome.Error == nil
-	if (outcome == "done" || unstarted) && !c.e.opt.Log.IsLevelEnabled(logrus.DebugLevel) {
+	if outcome == "released" && r.outcome.Error == nil {
+		if c.e.opt.Log.IsLevelEnabled(logrus.DebugLevel) {
+			c.e.log.WithFields(fields(a)).WithField("state", outcome).Debug("claim given back, not started")
+		}
 		return
 	}
-	entry := c.e.log.WithFields(fields(a)).WithFields(logrus.Fields{"state": outcome, "elapsed_ms": r.ran.Milliseconds()})
-	if r.outcome.Error != nil {
-		entry = entry.WithField("error", string(r.outcome.Error))
-	}
-	switch {
-	case outcome == "done":
-		entry.Debug("attempt finished")
-	case unstarted:
-		entry.Debug("claim given back, not started")
-	case outcome == "error" || outcome == "failed":
-		entry.Warn("attempt failed")
-	default:
-		entry.Info("attempt ended")
-	}
+	c.lines.over(a, outcome, r.outcome.Error, r.ran)
 }
 
 func fields(a *attempt) logrus.Fields {

@@ -24,6 +24,7 @@ func (c *control) drain(endAttempts context.CancelCauseFunc) {
 	}
 	c.abandon()
 	c.serve(time.Now().Add(obey))
+	c.lines.flush(time.Now().Add(time.Second))
 }
 
 // serve goes on reporting and renewing the lease until nothing is held, or the time is up.
@@ -42,6 +43,7 @@ func (c *control) serve(deadline time.Time) {
 
 func (c *control) serveOnce(ctx context.Context) error {
 	c.collect()
+	c.lines.flush(time.Now())
 	if time.Now().Before(c.retryAt) {
 		return nil
 	}

@@ -84,14 +84,13 @@ func decodeClaim(v [][]byte, version int, c *Claim, n *names) error {
 		len(v[8]) != 8 || len(v[9]) != 8 || len(v[10]) != 16 || len(v[15]) != 8 {
 		return errShort
 	}
-	c.ID, c.Fence = int64(binary.BigEndian.Uint64(v[0])), int64(binary.BigEndian.Uint64(v[1]))
+	c.ID, c.Fence = bigint(v[0]), bigint(v[1])
 	c.Task, c.Queue, c.Schedule = n.keep(&n.task, v[2]), n.keep(&n.queue, v[3]), n.keep(&n.schedule, v[11])
-	c.Priority = int(int16(binary.BigEndian.Uint16(v[4])))
-	c.Attempt, c.MaxAttempts = int(int32(binary.BigEndian.Uint32(v[5]))), int(int32(binary.BigEndian.Uint32(v[6])))
+	c.Priority = int(smallint(v[4]))
+	c.Attempt, c.MaxAttempts = int(integer(v[5])), int(integer(v[6]))
 	c.Args = jsonOf(v[7], version)
 	c.RunAt, c.CreatedAt = moment(v[8]), moment(v[9])
-	c.Timeout = time.Duration(binary.BigEndian.Uint64(v[10]))*time.Microsecond +
-		time.Duration(int32(binary.BigEndian.Uint32(v[10][8:])))*24*time.Hour + time.Duration(int32(binary.BigEndian.Uint32(v[10][12:])))*30*24*time.Hour
+	c.Timeout = time.Duration(bigint(v[10]))*time.Microsecond + time.Duration(integer(v[10][8:]))*24*time.Hour + time.Duration(integer(v[10][12:]))*30*24*time.Hour
 	if len(v[12]) == 8 {
 		c.Slot = moment(v[12])
 	}
@@ -124,5 +123,10 @@ func jsonOf(value []byte, version int) json.RawMessage {
 
 // moment is a timestamptz: microseconds since the year 2000.
 func moment(value []byte) time.Time {
-	return time.UnixMicro(int64(binary.BigEndian.Uint64(value)) + 946684800_000000)
+	return time.UnixMicro(bigint(value) + 946684800_000000)
 }
+
+// Numbers of the server are signed: their bits are taken as they are.
+func bigint(value []byte) int64   { return int64(binary.BigEndian.Uint64(value)) } //nolint:gosec // as above
+func integer(value []byte) int32  { return int32(binary.BigEndian.Uint32(value)) } //nolint:gosec // as above
+func smallint(value []byte) int16 { return int16(binary.BigEndian.Uint16(value)) } //nolint:gosec // as above

@@ -698,12 +698,12 @@ func Declared(ctx context.Context, tx pgx.Tx) (names []string, err error) {
 }
 
 // Declare calls pgtick.schedule with these arguments alone, so that all defaults are the database's.
-func Declare(ctx context.Context, tx pgx.Tx, arguments []Argument) error {
+func Declare(ctx context.Context, db DB, arguments []Argument) error {
 	list, values := make([]string, len(arguments)), make([]any, len(arguments))
 	for i, a := range arguments {
 		list[i], values[i] = fmt.Sprintf("p_%s => $%d::text::%s", a.Name, i+1, a.Type), a.Text
 	}
-	_, err := tx.Exec(ctx, `select pgtick.schedule(`+strings.Join(list, ", ")+`)`, values...)
+	_, err := db.Exec(ctx, `select pgtick.schedule(`+strings.Join(list, ", ")+`)`, values...)
 	return failed("schedule", err)
 }
 
@@ -822,4 +822,54 @@ func ForgetBench(ctx context.Context, db DB, queue string) (jobs int64, err erro
 func Listen(ctx context.Context, conn *pgx.Conn, channel string) error {
 	_, err := conn.Exec(ctx, "listen "+pgx.Identifier{channel}.Sanitize())
 	return failed("listen", err)
+}
+
+// Measure is a value of pgtick.measure.
+type Measure struct {
+	What  string
+	Label string // a queue, a fate, a type …, or nothing
+	Part  int    // of a histogram; -1: none
+	Value float64
+}
+
+// MeasureFrom says from where on slots and credit entries are counted, as the last call told; the zero value counts none.
+type MeasureFrom struct {
+	Begun        bool
+	SlotsAfter   int64 // in microseconds since 1970
+	EntriesAfter int64 // ids
+	EntriesUntil int64
+	EntriesOpen  string // transactions below it must have ended before they are counted; empty: none must
+}
+
+// ReadMeasures reads what pgtick.measure tells.
+func ReadMeasures(ctx context.Context, db DB, from MeasureFrom) ([]Measure, error) {
+	var slotsAfter, after, until *int64
+	var open *string
+	if from.Begun {
+		slotsAfter, after, until = &from.SlotsAfter, &from.EntriesAfter, &from.EntriesUntil
+	}
+	if from.EntriesOpen != "" {
+		open = &from.EntriesOpen
+	}
+	rows, err := db.Query(ctx, `select what, coalesce(label, ''), coalesce(part, -1), value from pgtick.measure($1::bigint, $2::bigint, $3::bigint, $4::text)`, slotsAfter, after, until, open)
+	if err != nil {
+		return nil, failed("measure", err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Measure, err error) {
+		return m, row.Scan(&m.What, &m.Label, &m.Part, &m.Value)
+	})
+	return all, failed("measure", err)
+}
+
+// ReadHealth counts the rows of pgtick.health by kind of problem.
+func ReadHealth(ctx context.Context, db DB) (map[string]int64, error) {
+	rows, err := db.Query(ctx, `select what, problems from pgtick.measure_health()`)
+	if err != nil {
+		return nil, failed("count what pgtick.health says", err)
+	}
+	all := map[string]int64{}
+	var what string
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&what, &n}, func() error { all[what] = n; return nil })
+	return all, failed("count what pgtick.health says", err)
 }

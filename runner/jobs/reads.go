@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Window is how many rows, the newest of what an index finds, are looked through for conditions that no index answers.
@@ -26,6 +29,8 @@ type Filter struct {
 	Queue    string
 	OwnerID  string
 	Schedule string     // by name
+	Batch    int64      // that it is part of
+	Error    string     // stands in the message of its last error, in that case
 	Since    *time.Time // when it ended or, of a live job, was enqueued
 	Until    *time.Time
 	Search   string // stands in its args, result, note, unique key or last error, in whatever case
@@ -33,7 +38,7 @@ type Filter struct {
 
 // ended tells whether jobs are listed by the time of their end: where an index has them in that order.
 func (f Filter) ended() bool {
-	return f.Task != "" || f.OwnerID != "" || f.State == "failed" || f.State == "cancelled"
+	return f.Batch == 0 && (f.Task != "" || f.OwnerID != "" || f.State == "failed" || f.State == "cancelled")
 }
 
 // Moment is a timestamptz, which may be infinity.
@@ -77,6 +82,15 @@ type JobView struct {
 	BatchID     *int64          `json:"batch_id"`
 	SequenceKey string          `json:"sequence_key"`
 	After       []int64         `json:"after"`
+	RunnerID    *int64          `json:"runner_id"`
+	Timeout     string          `json:"timeout"`
+	OwnerID     string          `json:"owner_id"`
+	Slot        *Moment         `json:"slot"`
+	UniqueKey   string          `json:"unique_key"`
+	LimitKey    string          `json:"limit_key"`
+	WantedAt    *Moment         `json:"wanted_at"`
+	RetryPolicy json.RawMessage `json:"retry_policy"`
+	Trace       json.RawMessage `json:"trace_context"`
 }
 
 // ErrorMessage is that of an error as pgtick.finish takes it: mostly an object with a message, but a worker may have reported any JSON.
@@ -101,6 +115,19 @@ type Page struct {
 	Window bool  // and that is so since Window rows were looked through
 }
 
+// Found is a page by its ids alone.
+type Found struct {
+	IDs    []int64
+	Next   Spot // the page after this one begins here; zero: this was the last one
+	Window bool
+}
+
+// Spot is where a page begins: behind a job (0: at the start) that stood there. Lists that go by id need no At.
+type Spot struct {
+	ID int64
+	At *time.Time // when it ended, or its slot in the list of a schedule; nil of a live job
+}
+
 // ListJobs lists those that fit, at most n of them, beginning behind the job before, or at the start (0). The newest come first: by id. Those
 // of a task, an owner or in one of the states failed and cancelled: first the live ones by id, then the others, the last to end first. Those
 // of a schedule: by their slots. Each condition is looked up in an index, or tried on Window rows at most. Call it in a transaction.
@@ -111,23 +138,59 @@ func ListJobs(ctx context.Context, db DB, f Filter, before int64, n int) (page P
 			return page, failed("list jobs", err)
 		}
 	}
-	if f.State == "running" { // of a lane that is most of its table the planner would sort all, to have the first Window of it; and then compile, for seconds
-		if _, err := db.Exec(ctx, `select set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`); err != nil {
-			return page, failed("list jobs", err)
-		}
-	}
-	ids, err := l.find(ctx, db, l.sources())
-	if err == nil && len(ids) > n {
-		ids, page.Next = ids[:n], ids[n-1]
-	} else if err == nil {
-		ids, page.Next, err = l.upToTheEdge(ctx, db, ids)
-		page.Window = page.Next != 0
-	}
+	found, err := l.page(ctx, db)
 	if err != nil {
 		return page, failed("list jobs", err)
 	}
-	page.Jobs, err = JobViews(ctx, db, ids)
+	page.Next, page.Window = found.Next.ID, found.Window
+	page.Jobs, err = JobViews(ctx, db, found.IDs)
 	return page, err
+}
+
+// FindJobs is ListJobs for who needs the ids alone, and remembers where the page before ended: the job there may have gone elsewhere since.
+func FindJobs(ctx context.Context, db DB, f Filter, behind Spot, n int) (Found, error) {
+	l := list{filter: f, before: behind.ID, n: n}
+	switch {
+	case l.byID():
+	case f.Schedule != "":
+		l.at.slot = behind.At
+	case !live(f.State):
+		l.at.endedAt = behind.At
+	}
+	found, err := l.page(ctx, db)
+	return found, failed("list jobs", err)
+}
+
+func (l list) page(ctx context.Context, db DB) (page Found, err error) {
+	if err := l.prepare(ctx, db); err != nil {
+		return page, err
+	}
+	rows, err := l.find(ctx, db)
+	if err != nil {
+		return page, err
+	}
+	for i, r := range rows {
+		if len(page.IDs) == l.n && r.fits {
+			page.Next = rows[i-1].Spot
+			return page, nil
+		}
+		if r.fits {
+			page.IDs = append(page.IDs, r.ID)
+		}
+		if r.edge {
+			page.Next, page.Window = r.Spot, true
+			return page, nil
+		}
+	}
+	return page, nil
+}
+
+// prepare: of a lane that is most of its table the planner would sort all, to have the first Window of it; and then compile, for seconds.
+func (l list) prepare(ctx context.Context, db DB) (err error) {
+	if l.filter.State == "running" {
+		_, err = db.Exec(ctx, `select set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`)
+	}
+	return err
 }
 
 // JobViews reads jobs by their ids, in that order. One that has been dropped meanwhile is left out.
@@ -176,20 +239,11 @@ func (l list) placeOf(ctx context.Context, db DB, id int64) (p place, err error)
 	return p, err
 }
 
-func bigints(ctx context.Context, db DB, sql string, args []any) (ids []int64, err error) {
-	rows, err := db.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
+// looked is a row that fits, or the last one that was looked at.
+type looked struct {
+	Spot
+	fits bool
+	edge bool // what comes behind it was not looked at
 }
 
 // list is one look for jobs.
@@ -212,10 +266,12 @@ func (a *arguments) add(value any, kind string) string {
 
 // ordered are rows that an index finds in order, and what is tried on each of them.
 type ordered struct {
-	with   string // a clause that the statement stands on
-	query  string // selects all columns, without a limit
-	tries  []try
-	column string // what the list goes by besides the id
+	with    string // a clause that the statement stands on
+	query   string // selects all columns, without a limit
+	tries   []try
+	column  string // what the list goes by besides the id
+	state   string // of a row
+	problem string // and its last error
 }
 
 // try is a condition on a row c.
@@ -224,16 +280,23 @@ type try func(*arguments) string
 // source adds its arguments to those of the statement.
 type source func(*arguments) ordered
 
-// keep selects those rows that pass, at most n.
+// keep selects those rows that pass, at most n, and marks the last one that was tried, where there may be others behind it.
 func (r ordered) keep(args *arguments, n int) string {
 	if len(r.tries) == 0 {
-		return fmt.Sprintf("select c.id, %s as at from (%s limit %d) as c", r.column, r.query, n)
+		return fmt.Sprintf("select c.id, %s as at, true as fits, false as edge from (%s limit %d) as c", r.column, r.query, n)
 	}
-	conditions := make([]string, len(r.tries))
-	for i, t := range r.tries {
-		conditions[i] = t(args)
+	return fmt.Sprintf(`select c.id, %[1]s as at, coalesce(c.fits, false) as fits, c.place = %[2]d as edge
+		from (select c.*, %[3]s as fits, row_number() over () as place from (%[4]s limit %[2]d) as c) as c where c.fits or c.place = %[2]d limit %[5]d`,
+		r.column, Window, r.condition(args), r.query, n)
+}
+
+// condition is what is tried on each row c.
+func (r ordered) condition(args *arguments) string {
+	conditions := []string{"true"}
+	for _, t := range r.tries {
+		conditions = append(conditions, t(args))
 	}
-	return fmt.Sprintf("select c.id, %s as at from (%s limit %d) as c where %s limit %d", r.column, r.query, Window, strings.Join(conditions, " and "), n)
+	return strings.Join(conditions, " and ")
 }
 
 // sources are where jobs that fit can be, in the order in which a list has them.
@@ -251,11 +314,11 @@ func (l list) sources() (all []source) {
 	return all
 }
 
-// find returns the ids of n jobs and one more.
-func (l list) find(ctx context.Context, db DB, sources []source) ([]int64, error) {
+// find returns n jobs and one more, and where each source ends that was not looked through.
+func (l list) find(ctx context.Context, db DB) ([]looked, error) {
 	var args arguments
 	var with, parts []string
-	for _, s := range sources {
+	for _, s := range l.sources() {
 		r := s(&args)
 		with = append(with, r.with)
 		parts = append(parts, "("+r.keep(&args, l.n+1)+")")
@@ -264,8 +327,11 @@ func (l list) find(ctx context.Context, db DB, sources []source) ([]int64, error
 	if l.byID() {
 		order = "x.id desc"
 	}
-	sql := fmt.Sprintf("%s select x.id from (%s) as x order by %s limit %d", clause(with...), strings.Join(parts, " union all "), order, l.n+1)
-	return bigints(ctx, db, sql, args)
+	rows, err := db.Query(ctx, fmt.Sprintf("%s select x.id, x.at, x.fits, x.edge from (%s) as x order by %s limit %d", clause(with...), strings.Join(parts, " union all "), order, l.n+1+len(parts)), args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r looked, err error) { return r, row.Scan(&r.ID, &r.At, &r.fits, &r.edge) })
 }
 
 func clause(with ...string) string {
@@ -276,39 +342,59 @@ func clause(with ...string) string {
 	return "with recursive " + strings.Join(with, ", ")
 }
 
-// upToTheEdge is for a list that came out short, perhaps since only so many rows were tried. It keeps what comes before the first row that
-// was not, and tells behind which job to go on; 0: all were.
-func (l list) upToTheEdge(ctx context.Context, db DB, ids []int64) (kept []int64, next int64, err error) {
-	all := l.sources()
-	for i, s := range all {
-		edge, err := l.edge(ctx, db, s)
-		switch {
-		case err != nil:
-			return nil, 0, err
-		case edge != 0 && l.byID():
-			next = max(next, edge)
-		case edge != 0 && i < len(all)-1: // what the later ones have found is not for this page
-			ids, err = l.find(ctx, db, all[:i+1])
-			return ids, edge, err
-		case edge != 0:
-			return ids, edge, nil
-		}
-	}
-	return slices.DeleteFunc(ids, func(id int64) bool { return id < next }), next, nil
+// KindOfJobs are jobs of a task in one state and, where they have one, with errors that begin alike.
+type KindOfJobs struct {
+	Task  string
+	State string
+	Error string // the first line of its message up to the first figure, where that says enough
+	N     int
 }
 
-// edge is the last row that is tried, where there are so many.
-func (l list) edge(ctx context.Context, db DB, s source) (int64, error) {
-	var args arguments
-	r := s(&args)
-	if len(r.tries) == 0 {
-		return 0, nil
+// Kinds are the jobs that fit a filter by their kinds, the largest first, among those that a list would look at: Window of the live ones, and
+// of those that have ended.
+type Kinds struct {
+	Kinds []KindOfJobs // mostKinds of each at most
+	Fit   int
+	All   bool // no others are to be looked at
+}
+
+const mostKinds = 50
+
+// KindsOfJobs counts what ListJobs would list, as far as it would look for one page. Call it in a transaction.
+func KindsOfJobs(ctx context.Context, db DB, f Filter) (k Kinds, err error) {
+	l := list{filter: f}
+	if err := l.prepare(ctx, db); err != nil {
+		return k, failed("count jobs", err)
 	}
-	found, err := bigints(ctx, db, fmt.Sprintf("%s select c.id from (%s limit %d) as c offset %d", clause(r.with), r.query, Window, Window-1), args)
-	if err != nil || len(found) == 0 {
-		return 0, err
+	k.All = true
+	for _, s := range l.sources() {
+		var args arguments
+		r := s(&args)
+		condition := r.condition(&args)
+		rows, err := db.Query(ctx, fmt.Sprintf(`%s select grouping(k.task) = 1 as whole, coalesce(k.task, ''), coalesce(k.state, ''), coalesce(k.error, ''), count(*), count(*) filter (where k.fits) as fit
+			from (select c.task, %s as state, rtrim(left(coalesce(substring(x.line from '^[^0-9]{12,}'), x.line), 80)) as error, %s as fits
+				from (%s limit %d) as c cross join lateral (select split_part(case when %s <> 'done' then %s ->> 'message' end, chr(10), 1) as line offset 0) as x) as k
+			group by grouping sets ((), (k.task, k.state, k.error)) having grouping(k.task) = 1 or count(*) filter (where k.fits) > 0 order by whole desc, fit desc, 2, 3, 4 limit %d`,
+			clause(r.with), r.state, condition, r.query, Window, r.state, r.problem, mostKinds+1), args...)
+		if err != nil {
+			return k, failed("count jobs", err)
+		}
+		var one KindOfJobs
+		var whole bool
+		var looked int
+		if _, err := pgx.ForEachRow(rows, []any{&whole, &one.Task, &one.State, &one.Error, &looked, &one.N}, func() error {
+			if whole {
+				k.Fit, k.All = k.Fit+one.N, k.All && looked < Window
+			} else {
+				k.Kinds = append(k.Kinds, one)
+			}
+			return nil
+		}); err != nil {
+			return k, failed("count jobs", err)
+		}
 	}
-	return found[0], nil
+	slices.SortStableFunc(k.Kinds, func(a, b KindOfJobs) int { return cmp.Compare(b.N, a.N) })
+	return k, nil
 }
 
 // from is a select of all columns of a table as j, in an order.
@@ -322,7 +408,7 @@ func from(table string, conditions []string, order string) string {
 
 // ofLive are the live jobs by id: those of an owner or a task by an index of theirs, running ones by the lanes.
 func (l list) ofLive(args *arguments) ordered {
-	f, r := l.filter, ordered{column: "null::timestamptz"}
+	f, r := l.filter, ordered{column: "null::timestamptz", state: "case when c.runner_id is null then 'ready' else 'running' end", problem: "(c.earlier_attempts -> -1 -> 'error')"}
 	var found []string
 	if l.before != 0 {
 		found = append(found, "j.id < "+args.add(l.before, "bigint"))
@@ -335,9 +421,16 @@ func (l list) ofLive(args *arguments) ordered {
 	if f.State == "ready" {
 		r.tries = append(r.tries, fixed("c.runner_id is null"))
 	}
+	r.tries = append(r.tries, f.failedWith(r.problem))
 	r.tries = append(r.tries, f.sinceAndUntil("c.created_at")...)
-	r.tries = append(r.tries, f.searched(`c.args, c.earlier_attempts -> -1 -> 'error', c.uniqueness -> 'key', (select to_jsonb(n.note) from pgtick.job_notes as n where n.job_id = c.id)`)...)
+	r.tries = append(r.tries, f.searched(`c.args, c.earlier_attempts -> -1 -> 'error', c.uniqueness -> 'key'`, "pgtick.job_notes")...)
 	switch {
+	case f.Batch != 0: // by the index of the batch
+		r.query = from("pgtick.live_jobs", append(found, "j.batch_id = "+args.add(f.Batch, "bigint")), "j.id + 0 desc")
+		r.tries = append(r.tries, f.isText("task", f.Task), f.isText("queue", f.Queue), f.isText("owner_id::text", f.OwnerID))
+		if f.State == "running" {
+			r.tries = append(r.tries, fixed("c.runner_id is not null"))
+		}
 	case f.OwnerID != "":
 		r.query = from("pgtick.live_jobs", append(found, "j.owner_id = "+args.add(f.OwnerID, "text::uuid")), "j.id desc")
 		r.tries = append(r.tries, f.isText("task", f.Task), f.isText("queue", f.Queue))
@@ -406,9 +499,9 @@ func lanes(condition string) string {
 
 // ofHistory are the jobs that have ended, by their end where an index has them so, otherwise by id.
 func (l list) ofHistory(args *arguments) ordered {
-	f, r := l.filter, ordered{column: "c.finished_at"}
-	r.tries = append(r.tries, f.isText("queue", f.Queue))
-	r.tries = append(r.tries, f.searched(`c.args, c.result, coalesce(c.error, c.earlier_attempts -> -1 -> 'error'), c.uniqueness -> 'key', to_jsonb(c.note)`)...)
+	f, r := l.filter, ordered{column: "c.finished_at", state: "c.state", problem: "coalesce(c.error, c.earlier_attempts -> -1 -> 'error')"}
+	r.tries = append(r.tries, f.isText("queue", f.Queue), f.failedWith(r.problem))
+	r.tries = append(r.tries, f.searched(`c.args, c.result, coalesce(c.error, c.earlier_attempts -> -1 -> 'error'), c.uniqueness -> 'key', c.note`, "")...)
 	var found []string
 	if l.byID() {
 		if l.before != 0 {
@@ -419,6 +512,10 @@ func (l list) ofHistory(args *arguments) ordered {
 			found = append(found, "j.id < (select min(s.hi) from history_until as s)")
 		}
 		r.query = from("pgtick.history", found, "j.id desc")
+		if f.Batch != 0 { // by the index of the batch: all that it has kept is sorted
+			r.query = from("pgtick.history", append(found, "j.batch_id = "+args.add(f.Batch, "bigint")), "j.id + 0 desc")
+			r.tries = append(r.tries, f.isText("task", f.Task), f.isText("owner_id::text", f.OwnerID))
+		}
 		r.tries = append(append(r.tries, f.isText("state", f.State)), f.sinceAndUntil("c.finished_at")...)
 	} else {
 		r.query = from("pgtick.history", l.byEnd(args), "j.finished_at desc, j.id desc")
@@ -456,7 +553,7 @@ func (l list) byEnd(args *arguments) (found []string) {
 
 // ofSchedule are the jobs of a schedule's slots, wherever they are now.
 func (l list) ofSchedule(args *arguments) ordered {
-	f, r := l.filter, ordered{column: "c.slot"}
+	f, r := l.filter, ordered{column: "c.slot", state: "c.state", problem: "c.error"}
 	slot := ""
 	if l.at.slot != nil {
 		slot = " and s.slot < " + args.add(*l.at.slot, "timestamptz")
@@ -464,16 +561,19 @@ func (l list) ofSchedule(args *arguments) ordered {
 	r.query = `select j.*, l.slot from (select s.job_id, s.slot from pgtick.slot_log as s
 			where s.schedule_id = (select d.id from pgtick.schedule_defs as d where d.name = ` + args.add(f.Schedule, "text") + `) and s.job_id is not null` + slot + ` order by s.slot desc) as l
 		cross join lateral (
-			select x.id, x.task, x.queue, x.owner_id, case when x.runner_id is null then 'ready' else 'running' end as state, x.created_at as at, x.args, x.uniqueness,
+			select x.id, x.task, x.queue, x.owner_id, x.batch_id, case when x.runner_id is null then 'ready' else 'running' end as state, x.created_at as at, x.args, x.uniqueness,
 				x.earlier_attempts -> -1 -> 'error' as error, null::jsonb as result, (select n.note from pgtick.job_notes as n where n.job_id = x.id) as note
 			from pgtick.live_jobs as x where x.id = l.job_id
 			union all
-			select x.id, x.task, x.queue, x.owner_id, x.state, x.finished_at, x.args, x.uniqueness, coalesce(x.error, x.earlier_attempts -> -1 -> 'error'), x.result, x.note
+			select x.id, x.task, x.queue, x.owner_id, x.batch_id, x.state, x.finished_at, x.args, x.uniqueness, coalesce(x.error, x.earlier_attempts -> -1 -> 'error'), x.result, x.note
 			from pgtick.history as x where x.id = l.job_id) as j
 		order by l.slot desc`
-	r.tries = append(r.tries, f.isText("state", f.State), f.isText("task", f.Task), f.isText("queue", f.Queue), f.isText("owner_id::text", f.OwnerID))
+	r.tries = append(r.tries, f.isText("state", f.State), f.isText("task", f.Task), f.isText("queue", f.Queue), f.isText("owner_id::text", f.OwnerID), f.failedWith(r.problem))
+	if f.Batch != 0 {
+		r.tries = append(r.tries, func(args *arguments) string { return "c.batch_id = " + args.add(f.Batch, "bigint") })
+	}
 	r.tries = append(r.tries, f.sinceAndUntil("c.at")...)
-	r.tries = append(r.tries, f.searched("c.args, c.result, c.error, c.uniqueness -> 'key', to_jsonb(c.note)")...)
+	r.tries = append(r.tries, f.searched("c.args, c.result, c.error, c.uniqueness -> 'key', c.note", "")...)
 	r.tries = slices.DeleteFunc(r.tries, func(t try) bool { return t == nil })
 	return r
 }
@@ -511,49 +611,65 @@ func (f Filter) sinceAndUntil(column string) (tries []try) {
 	return tries
 }
 
-func (f Filter) searched(columns string) []try {
+func (f Filter) failedWith(column string) try {
+	if f.Error == "" {
+		return nil
+	}
+	return func(args *arguments) string {
+		return "strpos(" + column + " ->> 'message', " + args.add(f.Error, "text") + ") > 0"
+	}
+}
+
+// searched looks for the text in columns, and in a table of notes. Those are few, and looked through once.
+func (f Filter) searched(columns, notes string) []try {
 	if f.Search == "" {
 		return nil
 	}
 	return []try{func(args *arguments) string {
-		return "strpos(lower(concat_ws(' ', " + columns + ")), lower(" + args.add(f.Search, "text") + ")) > 0"
+		text, collation := args.add(f.Search, "text"), ""
+		if strings.IndexFunc(f.Search, func(r rune) bool { return r > unicode.MaxASCII }) < 0 { // only such letters matter, and those are found sooner
+			collation = ` collate "C"`
+		}
+		has := func(value string) string {
+			return fmt.Sprintf("strpos(lower(%s%s), lower(%s%s)) > 0", value, collation, text, collation)
+		}
+		condition := has("concat_ws(' ', " + columns + ")")
+		if notes != "" {
+			condition += " or c.id in (select n.job_id from " + notes + " as n where " + has("n.note") + ")"
+		}
+		return "(" + condition + ")"
 	}}
 }
 
-// Bulk is a filter as pgtick.retry_where and pgtick.cancel_where read it.
-type Bulk struct {
-	Filter
-	Error string // a part of its error's message; of ended jobs alone
-}
-
-// JSON is that filter. Times go by the end of jobs that are to be retried, and by the enqueueing of those to be cancelled.
-func (b Bulk) JSON(retry bool) ([]byte, error) {
+// BulkJSON is the filter as pgtick.retry_where and pgtick.cancel_where read it, without what they know nothing of: Search, and Error where jobs are
+// to be cancelled. Times go by the end of jobs that are to be retried, and by the enqueueing of those to be cancelled.
+func (f Filter) BulkJSON(retry bool) ([]byte, error) {
 	fields := map[string]any{}
-	for name, value := range map[string]string{"state": b.State, "task": b.Task, "queue": b.Queue, "owner_id": b.OwnerID, "schedule": b.Schedule, "error": b.Error} {
-		if value != "" {
+	for name, value := range map[string]string{"state": f.State, "task": f.Task, "queue": f.Queue, "owner_id": f.OwnerID, "schedule": f.Schedule, "error": f.Error} {
+		if value != "" && (retry || name != "error") {
 			fields[name] = value
 		}
+	}
+	if f.Batch != 0 {
+		fields["batch"] = f.Batch
 	}
 	at := "created"
 	if retry {
 		at = "finished"
 	}
-	if b.Since != nil {
-		fields[at+"_after"] = *b.Since
+	if f.Since != nil {
+		fields[at+"_after"] = *f.Since
 	}
-	if b.Until != nil {
-		fields[at+"_before"] = *b.Until
+	if f.Until != nil {
+		fields[at+"_before"] = *f.Until
 	}
 	return json.Marshal(fields)
 }
 
-// MostCounted is where CountBulk stops.
-const MostCounted = 100_000
-
-// CountBulk counts the jobs that retry_where or cancel_where would meet now, up to MostCounted.
-func CountBulk(ctx context.Context, db DB, b Bulk, retry bool) (n int, err error) {
+// CountBulk counts the jobs that retry_where or cancel_where would meet now, and stops at so many.
+func CountBulk(ctx context.Context, db DB, f Filter, retry bool, most int) (n int, err error) {
 	var args arguments
-	f, table, conditions, at := b.Filter, "pgtick.live_jobs", []string{"true"}, "c.created_at"
+	table, conditions, at := "pgtick.live_jobs", []string{"true"}, "c.created_at"
 	if retry {
 		table, at = "pgtick.history", "c.finished_at"
 		conditions = append(conditions, "c.state <> 'done'", "c.state = "+args.add(cmp.Or(f.State, "failed"), "text"))
@@ -570,10 +686,13 @@ func CountBulk(ctx context.Context, db DB, b Bulk, retry bool) (n int, err error
 	if f.Schedule != "" {
 		conditions = append(conditions, "c.schedule_id = (select s.id from pgtick.schedule_defs as s where s.name = "+args.add(f.Schedule, "text")+")")
 	}
-	if b.Error != "" {
-		conditions = append(conditions, "strpos(c.error ->> 'message', "+args.add(b.Error, "text")+") > 0")
+	if f.Batch != 0 {
+		conditions = append(conditions, "c.batch_id = "+args.add(f.Batch, "bigint"))
 	}
-	err = db.QueryRow(ctx, fmt.Sprintf("select count(*) from (select from %s as c where %s limit %d) as x", table, strings.Join(conditions, " and "), MostCounted), args...).Scan(&n)
+	if f.Error != "" && retry {
+		conditions = append(conditions, "strpos(c.error ->> 'message', "+args.add(f.Error, "text")+") > 0")
+	}
+	err = db.QueryRow(ctx, fmt.Sprintf("select count(*) from (select from %s as c where %s limit %d) as x", table, strings.Join(conditions, " and "), most), args...).Scan(&n)
 	return n, failed("count the jobs", err)
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -20,6 +21,8 @@ func (e *URLError) Error() string { return "REDIS_URL: " + e.Why }
 
 // usual is what a URL may say after the question mark. How to connect is not among it: this package knows what it needs.
 var usual = []string{"addr", "master_name", "db", "username", "password", "protocol", "client_name", "skip_verify"}
+
+var optionName = regexp.MustCompile(`^[a-z_]{1,30}$`)
 
 // Connect returns a client as this package needs it. It connects when it is used.
 //
@@ -52,7 +55,7 @@ func ConnectTrusting(address string, roots *x509.CertPool) (redis.UniversalClien
 
 // parse lets go-redis read the URL, but not speak: its errors may repeat what stood in it.
 func parse(address string) (*redis.UniversalOptions, error) {
-	const remedy = "write redis://user:password@host:6379/0, or rediss:// for TLS, with special characters of the password as %XX"
+	const remedy = "write redis://user:password@host:6379/0, or rediss:// for TLS, with special characters of the password as %XX" //nolint:gosec // a form to be filled in
 	u, err := url.Parse(address)
 	if err != nil || u.Opaque != "" {
 		return nil, &URLError{"is not a Redis URL: " + remedy}
@@ -63,12 +66,21 @@ func parse(address string) (*redis.UniversalOptions, error) {
 	if u.Scheme != "unix" && u.Hostname() == "" {
 		return nil, &URLError{"names no host: " + remedy}
 	}
+	if u.Scheme == "unix" && u.Host != "" {
+		return nil, &URLError{"names a host before the socket's path: write unix:///path/to/socket, or unix://user:password@/path/to/socket with special characters of the password as %XX"}
+	}
+	if u.Fragment != "" {
+		return nil, &URLError{"has a # in it: write it as %23; " + remedy}
+	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		return nil, &URLError{"what follows the question mark is not name=value&name=value: " + remedy}
 	}
 	for name := range query {
 		if !slices.Contains(usual, name) {
+			if strings.Contains(u.RawQuery, "@") || !optionName.MatchString(name) { // the rest of a password, perhaps
+				return nil, &URLError{"what follows the question mark is no option: " + remedy}
+			}
 			return nil, &URLError{fmt.Sprintf("%q is not an option here; after the question mark may stand %s", name, strings.Join(usual, ", "))}
 		}
 	}

@@ -289,9 +289,7 @@ func (l *Limiter) take(requests []Request, decisions []Decision, answers []answe
 		if decisions[i].OK {
 			l.buckets.giveBack(at)
 		}
-		// A whole millisecond, so that a clock that is a little ahead asks no second time.
-		wait := time.Duration(answers[n].wait+999) / 1000 * time.Millisecond
-		decisions[i] = Decision{Wait: wait, Reserved: cmp.Or(answers[n].token, requests[i].Reserved)}
+		decisions[i] = Decision{Wait: answers[n].delay(), Reserved: cmp.Or(answers[n].token, requests[i].Reserved)}
 	}
 	l.opt.Observer.Decided("redis", len(asked), later(decisions, asked))
 }

@@ -3,13 +3,14 @@ package limit
 import (
 	"cmp"
 	"context"
-	"crypto/sha1"
+	"crypto/sha1" //nolint:gosec // it is how Redis names scripts
 	_ "embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -42,7 +43,7 @@ type script struct {
 }
 
 func newScript(client redis.UniversalClient, text, nonce string) *script {
-	sum := sha1.Sum([]byte(text))
+	sum := sha1.Sum([]byte(text)) //nolint:gosec // it is how Redis names scripts
 	return &script{client: client, text: text, sha: hex.EncodeToString(sum[:]), nonce: nonce}
 }
 
@@ -108,26 +109,39 @@ func (s *script) args(c *call) []any {
 	return args
 }
 
+// read believes nothing that the script cannot say: another program may have written what stands under our key, or answer in Redis's place.
 func read(reply any) (answer, error) {
 	switch r := reply.(type) {
 	case int64:
-		return answer{ok: r == 0, wait: r}, nil
+		if isWait(r) {
+			return answer{ok: r == 0, wait: r}, nil
+		}
 	case []any:
 		if len(r) == 2 {
 			wait, isNumber := r[0].(int64)
 			token, isText := r[1].(string)
-			if isNumber && isText {
+			if isNumber && isText && isWait(wait) && isToken(token) {
 				return answer{wait: wait, token: token}, nil
 			}
 		}
 	}
-	return answer{}, fmt.Errorf("the script answers %v", reply)
+	return answer{}, fmt.Errorf("the script answers %.100q", fmt.Sprint(reply))
 }
+
+func isWait(n int64) bool { return n >= 0 && n < 1<<53 }
+
+// isToken: what the database can keep as a job's reservation.
+func isToken(text string) bool {
+	return len(text) <= 200 && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// delay is a whole millisecond, so that a clock that is a little ahead asks no second time.
+func (a answer) delay() time.Duration { return time.Duration(a.wait+999) / 1000 * time.Millisecond }
 
 // parseToken returns two empty texts for what no script has given.
 func parseToken(token string) (generation, at string) {
 	generation, at, found := strings.Cut(token, ":")
-	if n, err := strconv.ParseInt(at, 10, 64); !found || err != nil || n < 0 || n >= 1<<53 {
+	if n, err := strconv.ParseInt(at, 10, 64); !found || generation == "" || err != nil || n < 0 || n >= 1<<53 || len(at) > 16 {
 		return "", ""
 	}
 	return generation, at

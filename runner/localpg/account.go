@@ -84,6 +84,6 @@ func (a *account) own(folder string) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, int(a.uid), int(a.gid))
+		return os.Lchown(path, int(a.uid), int(a.gid)) //nolint:gosec // a folder that only root may write into yet
 	})
 }

@@ -72,7 +72,7 @@ func hasServer(bin string) bool { return isFile(bin, "initdb") && isFile(bin, "p
 // HasCron tells whether the PostgreSQL of this bin folder has the library of pg_cron.
 func HasCron(bin string) bool {
 	folders := []string{filepath.Join(bin, "../lib"), filepath.Join(bin, "../lib/postgresql")}
-	if out, err := exec.Command(filepath.Join(bin, "pg_config"), "--pkglibdir").Output(); err == nil {
+	if out, err := exec.Command(filepath.Join(bin, "pg_config"), "--pkglibdir").Output(); err == nil { //nolint:gosec // beside the server that is about to be started
 		folders = append(folders, strings.TrimSpace(string(out)))
 	}
 	return slices.ContainsFunc(folders, func(folder string) bool {
@@ -81,6 +81,6 @@ func HasCron(bin string) bool {
 }
 
 func isFile(folder, name string) bool {
-	info, err := os.Stat(filepath.Join(folder, name))
+	info, err := os.Stat(filepath.Join(folder, name)) //nolint:gosec // it only looks whether it is there
 	return err == nil && info.Mode().IsRegular()
 }

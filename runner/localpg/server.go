@@ -134,7 +134,7 @@ func (s *Server) makeHome() error {
 		s.temporary = true
 		s.home, err = os.MkdirTemp(s.opt.Temp, "pgtick-pg-")
 	} else if s.home, err = filepath.Abs(s.opt.DataDir); err == nil {
-		err = errors.Join(os.MkdirAll(filepath.Dir(s.home), 0o755), os.MkdirAll(s.home, 0o700))
+		err = errors.Join(os.MkdirAll(filepath.Dir(s.home), 0o755), os.MkdirAll(s.home, 0o700)) //nolint:gosec // the server has another account, and passes through
 	}
 	if err != nil {
 		return err
@@ -166,7 +166,7 @@ func (s *Server) initdb(ctx context.Context) error {
 		if err := os.RemoveAll(unfinished); err != nil {
 			return err
 		}
-		cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), "-D", unfinished, "-U", "postgres", "-A", "scram-sha-256",
+		cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), "-D", unfinished, "-U", "postgres", "-A", "scram-sha-256", //nolint:gosec // the operator's own PostgreSQL
 			"--pwfile", s.path("password"), "-E", "UTF8", "--locale", locale, "--no-sync")
 		cmd.Dir, cmd.SysProcAttr = "/", apart(s.who)
 		out, err := cmd.CombinedOutput()

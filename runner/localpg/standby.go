@@ -46,7 +46,7 @@ func (s *Server) copyOf(ctx context.Context, primary *Server) error {
 	if err := s.who.own(s.home); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "pg_basebackup"), "-D", s.DataDir(), "-h", "127.0.0.1", "-p", strconv.Itoa(primary.Port()),
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "pg_basebackup"), "-D", s.DataDir(), "-h", "127.0.0.1", "-p", strconv.Itoa(primary.Port()), //nolint:gosec // the operator's own PostgreSQL
 		"-U", "postgres", "--checkpoint", "fast", "--wal-method", "stream", "--write-recovery-conf", "--no-sync")
 	cmd.Dir, cmd.SysProcAttr, cmd.Env = "/", apart(s.who), append(os.Environ(), "PGPASSWORD="+primary.password)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -57,7 +57,7 @@ func (s *Server) copyOf(ctx context.Context, primary *Server) error {
 
 // Promote makes a standby a server of its own, which takes writes, and returns when it does.
 func (s *Server) Promote(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "pg_ctl"), "promote", "-D", s.DataDir(), "--wait", "--timeout", "60")
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "pg_ctl"), "promote", "-D", s.DataDir(), "--wait", "--timeout", "60") //nolint:gosec // the operator's own PostgreSQL
 	cmd.Dir, cmd.SysProcAttr = "/", apart(s.who)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("pg_ctl promote: %w: %s", err, bytes.TrimSpace(out))

@@ -1,4 +1,8 @@
-// Package web serves a runner's health and metrics over HTTP. It answers from memory alone: no request costs the database a statement.
+// Package web serves a runner's health and metrics over HTTP, from memory alone, and the dashboard.
+//
+// Of the dashboard: nothing that a page shows comes from a statement that can write, or that reads more than it shows. What ten browsers watch
+// costs the database no more than what one does. Only operators act, each action leaves a row in pgtick.audit, and no page runs a script or
+// loads a file but those embedded here.
 package web
 
 import (
@@ -22,10 +26,11 @@ import (
 // RunnerHeader goes with each answer and holds the runner's name, so that who asks knows whether it is a runner that answers, and which.
 const RunnerHeader = "Pgtick-Runner"
 
-// Server serves /healthz, /readyz and /metrics.
+// Server serves /healthz, /readyz and /metrics, and the dashboard if there is one.
 type Server struct {
-	http     *http.Server
-	listener net.Listener
+	http      *http.Server
+	listener  net.Listener
+	dashboard *Dashboard
 }
 
 // Engine is one that a runner has, for each database one.
@@ -34,8 +39,9 @@ type Engine struct {
 	Status   func() engine.Status
 }
 
-// Start listens on addr, or, when its port is taken, on the next free one of the hundred after it, with a warning. name is the runner's.
-func Start(addr, name string, engines []Engine, lease time.Duration, metrics prometheus.Gatherer, log *logrus.Logger) (*Server, error) {
+// Start listens on addr, or, when its port is taken, on the next free one of the hundred after it, with a warning. name is the runner's. The
+// dashboard, which may be nil, is closed by Stop.
+func Start(addr, name string, engines []Engine, lease time.Duration, metrics prometheus.Gatherer, dashboard *Dashboard, log *logrus.Logger) (*Server, error) {
 	listener, err := listen(addr, log)
 	if err != nil {
 		return nil, err
@@ -44,7 +50,10 @@ func Start(addr, name string, engines []Engine, lease time.Duration, metrics pro
 	mux.HandleFunc("GET /healthz", answer(of(engines, alive, lease)))
 	mux.HandleFunc("GET /readyz", answer(of(engines, ready, lease)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	s := &Server{listener: listener, http: &http.Server{Handler: named(name, mux), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}}
+	if dashboard != nil {
+		mux.Handle("/", dashboard)
+	}
+	s := &Server{listener: listener, dashboard: dashboard, http: &http.Server{Handler: named(name, mux), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}}
 	go func() {
 		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			log.WithError(err).Error("the HTTP server stopped")
@@ -65,6 +74,10 @@ func (s *Server) URL() string { return "http://" + s.listener.Addr().String() }
 
 // Stop ends it, letting running requests end within a second.
 func (s *Server) Stop() {
+	if s.dashboard != nil {
+		s.dashboard.leave() // the streams, which would not end by themselves
+		defer s.dashboard.Close()
+	}
 	ctx, end := context.WithTimeout(context.Background(), time.Second)
 	defer end()
 	_ = s.http.Shutdown(ctx)

@@ -190,10 +190,10 @@ func (a answer) words(key string) string {
 	c := a.complaint()
 	said := strings.TrimSpace(strings.Join([]string{c.Code, c.Message, c.Details}, " "))
 	if said == "" {
-		said = strings.TrimSpace(string(a.body[:min(len(a.body), 500)]))
+		said = string(a.body)
 	}
-	said = strings.Join(strings.Fields(strings.ReplaceAll(said, key, "…")), " ")
-	return strings.TrimSpace(fmt.Sprintf("%d %s", a.status, said))
+	said = strings.Join(strings.Fields(strings.ReplaceAll(said, key, "…")), " ") // before it is cut: a part of the key would not be found
+	return strings.TrimSpace(fmt.Sprintf("%d %s", a.status, strings.ToValidUTF8(said[:min(len(said), 500)], "")))
 }
 
 // judge tells what is wrong with an entry from what is wrong with the target. Codes of PostgREST's own, and those of class 42, are about

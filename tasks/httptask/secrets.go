@@ -17,9 +17,9 @@ import (
 )
 
 // secretPrefix stands before a secret's name in the environment.
-const secretPrefix = "PGTICK_SECRET_"
+const secretPrefix = "PGTICK_SECRET_" //nolint:gosec // the beginning of names, no secret
 
-const secretNameRule = "the name of a secret: 1 to 200 letters, digits, _, - and ."
+const secretNameRule = "the name of a secret: 1 to 200 letters, digits, _, - and ." //nolint:gosec // a rule, no secret
 
 var (
 	secretName  = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,200}$`)

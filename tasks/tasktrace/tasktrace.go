@@ -6,7 +6,8 @@
 //
 // The job carries the enqueuer's span context through the database, in W3C form (traceparent, tracestate), whichever language enqueues it;
 // baggage stays behind.
-// What a traced task enqueues is of its trace without more ado. Programs that do not import this package do not link OpenTelemetry.
+// What a traced task enqueues is of its trace without more ado. Programs that only enqueue, and do not import this package, do not link
+// OpenTelemetry; a runner does, and traces by itself where its environment says so (docs/metrics.md).
 package tasktrace
 
 import (
@@ -33,7 +34,8 @@ type Options struct {
 }
 
 // Middleware puts a span around each attempt: kind consumer, named "process" and the task, child of the enqueuer's span and linked to it. Its
-// attributes tell of the job and of what became of the attempt, never of args. The task's context has the span.
+// attributes tell of the job and of what became of the attempt, never of args. The task's context has the span. Two with the global provider, such
+// as that of a runner whose environment names a collector and one of the program's own, make one span: the outer one's.
 func Middleware(opt Options) tasks.Middleware {
 	provider := opt.Provider
 	if provider == nil {
@@ -42,6 +44,12 @@ func Middleware(opt Options) tasks.Middleware {
 	tracer := provider.Tracer(scope)
 	return func(next tasks.RunFunc) tasks.RunFunc {
 		return func(ctx context.Context, call tasks.Call) error {
+			if opt.Provider == nil {
+				if ctx.Value(tracedKey{}) == (traced{call.Info.ID, call.Info.Fence}) {
+					return next(ctx, call)
+				}
+				ctx = context.WithValue(ctx, tracedKey{}, traced{call.Info.ID, call.Info.Fence})
+			}
 			stops := ctx
 			p := orGlobal(opt.Propagator)
 			ctx = p.Extract(ctx, propagation.MapCarrier(call.Info.TraceContext))
@@ -53,6 +61,11 @@ func Middleware(opt Options) tasks.Middleware {
 		}
 	}
 }
+
+// tracedKey is that of the attempt which has its span already.
+type tracedKey struct{}
+
+type traced struct{ id, fence int64 }
 
 func startOptions(ctx context.Context, job tasks.Info, linkOnly bool) []trace.SpanStartOption {
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(describe(job)...)}

@@ -997,7 +997,7 @@ as $$
 begin
   raise exception using errcode = 'TK000',
     message = format('%s %s is refused: %s', p_field, coalesce('"' || left(p_value, 100) || '"', 'null'), p_rule),
-    hint = coalesce(p_hint, format('Give %s another value.', p_field));
+    hint = coalesce(nullif(btrim(p_hint), ''), format('Give %s another value.', p_field));
 end
 $$;
 comment on function pgtick.invalid(text, text, text, text) is 'Raise TK000 for a value that is not allowed.';
@@ -1084,12 +1084,24 @@ end
 $$;
 comment on function pgtick.grant_to(text[], text, text[]) is 'Grant a privilege on objects to those of the roles that exist. For migrate; p_privilege and p_objects are SQL text.';
 
+-- The subject of somebody else's token need not be a UUID: it is told so here, since the policies on every table call this first. (No block with a
+-- handler: a parallel worker could not run it.)
 create or replace function pgtick.user_id()
 returns uuid
-language sql stable parallel safe
+language plpgsql stable parallel safe
 set search_path = ''
-as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;
-comment on function pgtick.user_id() is 'The end user of the present Supabase request: the JWT''s subject, as auth.uid() gives it; null outside of one.';
+as $$
+declare
+  v_sub constant text := nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', '');
+begin
+  if v_sub !~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then
+    raise exception using errcode = 'TK024', message = format('"%s", the subject of the token, is no UUID', left(v_sub, 100)),
+      hint = 'Rows of an end user are known by a UUID: sign in with Supabase Auth, or have the token''s issuer put the user''s UUID into sub.';
+  end if;
+  return v_sub::uuid;
+end
+$$;
+comment on function pgtick.user_id() is 'The end user of the present Supabase request: the JWT''s subject, as auth.uid() gives it; null outside of one. Raises TK024 where it is no UUID.';
 
 -- One policy a table and role, made anew: a role may have come since.
 create or replace function pgtick.allow_rows(p_role text, p_tables text[], p_condition text)
@@ -4148,6 +4160,8 @@ begin
 
 -- The version that names a slot is the one in force just before it was replaced, so each covers the time after changed_at, up to and with
 -- the moment at which the next one took over. The present one is answerable for what lies before next_at: what comes after is still due.
+-- pgtick.schedule decides anew about all that comes after it, also where the clock was set back before; a pause or another name does not, so such a
+-- version answers for nothing that lies before the one that it continues (era: from one pgtick.schedule to the next).
 create or replace function pgtick.version_windows(p_from timestamptz, p_to timestamptz)
 returns table (schedule_id bigint, schedule text, version integer, after_at timestamptz, until_at timestamptz)
 language sql stable parallel safe
@@ -4156,11 +4170,12 @@ as $$
   select w.id, w.name, w.version, w.after_at, w.until_at
   from (
     select s.id, s.name, c.version,
-      greatest(p_from, c.changed_at, (c.definition ->> 'starts_at')::timestamptz - interval '1 microsecond') as after_at,
+      greatest(p_from, max(c.changed_at) over (partition by c.schedule_id, c.era order by c.version), (c.definition ->> 'starts_at')::timestamptz - interval '1 microsecond') as after_at,
       least(p_to, lead(c.changed_at) over (partition by c.schedule_id order by c.version), (c.definition ->> 'ends_at')::timestamptz - interval '1 microsecond',
         case when c.version = s.version then s.next_at - interval '1 microsecond' end) as until_at,
       c.what
-    from pgtick.schedule_changes as c
+    from (
+      select x.*, count(*) filter (where x.what in ('created', 'changed')) over (partition by x.schedule_id order by x.version) as era from pgtick.schedule_changes as x) as c
     join pgtick.schedule_defs as s on s.id = c.schedule_id
   ) as w
   where w.what <> 'removed' and w.after_at < w.until_at
@@ -4996,12 +5011,14 @@ declare
   v_id bigint;
 begin
   perform pgtick.refuse_name('name', p_name);
-  if coalesce(cardinality(p_queues), 0) = 0 or array_position(p_queues, null) is not null then
+  if coalesce(cardinality(p_queues), 0) = 0 or num_nulls(variadic p_queues) > 0 then
     perform pgtick.invalid('queues', p_queues::text, 'at least one queue, none of them null', 'Name for example {default}.');
   end if;
-  if p_tasks is null or array_position(p_tasks, null) is not null then
+  if p_tasks is null or num_nulls(variadic p_tasks) > 0 then
     perform pgtick.invalid('tasks', p_tasks::text, 'the names of the tasks that this runner serves, none of them null');
   end if;
+  perform pgtick.refuse_name('queues', q.queue) from unnest(p_queues) as q(queue);
+  perform pgtick.refuse_name('tasks', t.task) from unnest(p_tasks) as t(task);
   if p_lease is null or p_lease not between interval '1 second' and interval '1 hour' then
     perform pgtick.invalid('lease', p_lease::text, 'it goes from 1 second to 1 hour');
   end if;
@@ -5167,8 +5184,11 @@ begin
   update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id;
   if not found then perform pgtick.refuse_runner(p_runner_id); end if;
   v_outer := pg_catalog.pg_current_xact_id()::text::bigint;
-  begin   -- a transaction within: it gets its number at its first write, after the update above
-    update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id returning s.xmin::text::bigint into v_inner;
+  begin   -- a transaction within: it gets its number at its first write, after the update above. A runner has a row for each of its queues
+    with again as (
+      update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id returning s.xmin
+    )
+    select a.xmin::text::bigint into v_inner from again as a limit 1;
   exception when division_by_zero then null;   -- (a block is a transaction only where it has a handler)
   end;
   -- xmin has 32 bits; the outer number, drawn just before, has the epoch
@@ -6457,7 +6477,9 @@ as $$
 declare
   v_known text;
 begin
-  if coalesce(p_address, '') = '' then perform pgtick.invalid('address', p_address, 'host or Supabase project, a slash, and the database''s name'); end if;
+  if (length(p_address) between 1 and 500) is not true then
+    perform pgtick.invalid('address', p_address, 'host or Supabase project, a slash, and the database''s name: of 1 to 500 characters');
+  end if;
   if exists (select from pgtick.addresses as a where a.address = p_address) then return; end if;
   insert into pgtick.addresses (address, adopted_at, adopted_by)
   select p_address, pgtick.now(), pgtick.caller() where not exists (select from pgtick.addresses)
@@ -6476,7 +6498,9 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 begin
-  if coalesce(p_address, '') = '' then perform pgtick.invalid('address', p_address, 'host or Supabase project, a slash, and the database''s name'); end if;
+  if (length(p_address) between 1 and 500) is not true then
+    perform pgtick.invalid('address', p_address, 'host or Supabase project, a slash, and the database''s name: of 1 to 500 characters');
+  end if;
   if p_only then delete from pgtick.addresses as a where a.address <> p_address; end if;
   insert into pgtick.addresses (address, adopted_at, adopted_by) values (p_address, pgtick.now(), pgtick.caller()) on conflict do nothing;
 end
@@ -6687,15 +6711,16 @@ returns table (pid integer, since timestamptz, who text, what text)
 language sql volatile parallel unsafe security definer
 set search_path = ''
 as $$
+  with length_of as (select greatest(least(p_older_than, interval '1000 years'), interval '0') as older_than)   -- more would be before the calendar begins
   select a.pid, a.xact_start, concat_ws(' ', a.usename, nullif(a.application_name, '')),
     case when a.state like 'idle in transaction%' then 'idle in its transaction since ' || a.state_change else 'running a statement since ' || a.query_start end
-  from pg_catalog.pg_stat_activity as a
+  from pg_catalog.pg_stat_activity as a cross join length_of as l
   where a.datname = pg_catalog.current_database() and (a.backend_xmin is not null or a.backend_xid is not null)
-    and a.xact_start < pg_catalog.clock_timestamp() - p_older_than
+    and a.xact_start < pg_catalog.clock_timestamp() - l.older_than
   union all
   select null, p.prepared, p.owner || ' ' || p.gid, 'prepared, and neither committed nor rolled back'
-  from pg_catalog.pg_prepared_xacts as p
-  where p.database = pg_catalog.current_database() and p.prepared < pg_catalog.clock_timestamp() - p_older_than
+  from pg_catalog.pg_prepared_xacts as p cross join length_of as l
+  where p.database = pg_catalog.current_database() and p.prepared < pg_catalog.clock_timestamp() - l.older_than
   order by 2
 $$;
 comment on function pgtick.old_transactions(interval) is
@@ -7317,8 +7342,11 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-  if p_keys is not null and (cardinality(p_keys) <> p_jobs or array_position(p_keys, null) is not null) then
+  if p_keys is not null and (cardinality(p_keys) <> p_jobs or num_nulls(variadic p_keys) > 0) then
     perform pgtick.invalid(p_field, left(p_keys::text, 200), format('one for each of the %s jobs, none of them null', p_jobs));
+  end if;
+  if array_ndims(p_keys) > 1 or array_lower(p_keys, 1) <> 1 then   -- p_keys[n] would be another one, or none
+    perform pgtick.invalid(p_field, left(p_keys::text, 200), 'a plain list, counted from 1');
   end if;
 end
 $$;
@@ -7351,7 +7379,7 @@ begin
   if p_wish.after_outcome is null or p_wish.after_outcome not in ('done', 'any') then
     perform pgtick.invalid('after_outcome', p_wish.after_outcome, 'it is done or any');
   end if;
-  if array_position(p_wish.after_jobs, null) is not null or cardinality(p_wish.after_jobs) > 10000 then
+  if num_nulls(variadic p_wish.after_jobs) > 0 or cardinality(p_wish.after_jobs) > 10000 then
     perform pgtick.invalid('after', left(p_wish.after_jobs::text, 200), 'at most 10000 ids of jobs, none of them null', 'A batch (create_batch) waits for any number.');
   end if;
   if jsonb_typeof(p_wish.trace_context) <> 'object' or octet_length(p_wish.trace_context::text) > 2000
@@ -8145,7 +8173,7 @@ declare
   v_queue text;
 begin
   if p_outcome is null or p_outcome not in ('any', 'done') then perform pgtick.invalid('outcome', p_outcome, 'it is any or done'); end if;
-  if p_ids is null or array_position(p_ids, null) is not null or cardinality(p_ids) > 10000 then
+  if p_ids is null or num_nulls(variadic p_ids) > 0 or cardinality(p_ids) > 10000 then
     perform pgtick.invalid('ids', left(p_ids::text, 200), 'at most 10000 ids of jobs, none of them null', 'A batch (create_batch) has any number; wait for its callback.');
   end if;
   if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
@@ -8712,7 +8740,10 @@ begin
   from (
     select p.task, p.key from pgtick.limit_places as p
     where p.holders = '{}' or exists (
-      select from unnest(p.holders) as h(id) where not exists (select from pgtick.live_jobs as j where j.id = h.id and j.task = p.task and j.runner_id is not null))
+        select from unnest(p.holders) as h(id) where not exists (select from pgtick.live_jobs as j where j.id = h.id and j.task = p.task and j.runner_id is not null))
+      -- a claim that still went by a limit which was just being raised, or taken away, has blocked what has room now
+      or (p.key <> '' and cardinality(p.holders) < coalesce((select d.max_running from pgtick.limit_defs as d where d.task = p.task and d.per_key), 1000)
+        and exists (select from pgtick.live_jobs as j where j.task = p.task and j.limit_key = p.key and j.blocked_by = 'limit'))
     order by p.task, p.key
     for update skip locked) as l;
   if v_tasks is not null then
@@ -8887,7 +8918,7 @@ begin
   begin
     execute format(E'select from (%s\n) as q limit 0', p_query);   -- the line's end: a comment may stand before it
   exception when others then
-    perform pgtick.invalid('query', left(p_query, 200), format('it does not run: %s', sqlerrm), 'Write one select, without a semicolon, names with their schema.');
+    perform pgtick.invalid('query', left(p_query, 200), format('it does not run: %s', left(sqlerrm, 500)), 'Write one select, without a semicolon, names with their schema.');
   end;
   insert into pgtick.gates (name, query, set_at, set_by) values (p_name, p_query, pgtick.now(), pgtick.caller())
   on conflict (name) do update set query = excluded.query, set_at = excluded.set_at, set_by = excluded.set_by;
@@ -9548,7 +9579,7 @@ as $$
 begin
   raise exception using errcode = 'TK100',
     message = format('%s %s is refused: %s', p_field, coalesce('"' || left(p_value, 100) || '"', 'null'), p_rule),
-    hint = coalesce(p_hint, format('Give %s another value.', p_field));
+    hint = coalesce(nullif(btrim(p_hint), ''), format('Give %s another value.', p_field));
 end
 $$;
 comment on function credits.invalid(text, text, text, text) is 'Raise TK100 for a value that is not allowed.';
@@ -12528,10 +12559,242 @@ $part$, true);
 end
 $pgtick$;
 
--- sql/90_grants.sql
+-- sql/84_metrics.sql
 do $pgtick$
 begin
   perform set_config('pgtick.part_56', $part$
+-- What a runner tells Prometheus of its database. It reads this in the background, at most every 15 s and while somebody scrapes, so nothing
+-- here counts a table: each part looks up an index, or the end of a log, and stops at a bound. Whatever history, backlog and ledger hold, it
+-- takes some milliseconds.
+
+-- Depths are counted up to 50,000 jobs, shared out among the lanes (10,000 each at most), of which the first 1,000 are looked at.
+create or replace function pgtick.measure_queues(p_now timestamptz)
+returns table (queue text, depth bigint, oldest timestamptz, more boolean)
+language plpgsql stable parallel safe
+set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_tasks text[];
+  v_queues text[];
+  v_priorities smallint[];
+  v_most integer;
+begin
+  with recursive lane as (
+    (select j.task, j.queue, j.priority from pgtick.live_jobs as j order by j.task, j.queue, j.priority, j.run_at, j.id + 0 limit 1)
+    union all
+    select next.task, next.queue, next.priority
+    from lane as l
+    cross join lateral (
+      select j.task, j.queue, j.priority from pgtick.live_jobs as j
+      where (j.task, j.queue, j.priority) > (l.task, l.queue, l.priority)
+      order by j.task, j.queue, j.priority, j.run_at, j.id + 0 limit 1) as next
+  )
+  select array_agg(f.task), array_agg(f.queue), array_agg(f.priority) into v_tasks, v_queues, v_priorities
+  from (select l.task, l.queue, l.priority from lane as l limit 1000) as f;
+  v_most := 50000 / greatest(cardinality(v_tasks), 5);
+  return query
+  select l.queue, sum(d.depth)::bigint, min(d.oldest), bool_or(d.depth = v_most) or cardinality(v_tasks) = 1000
+  from unnest(v_tasks, v_queues, v_priorities) as l(task, queue, priority)
+  cross join lateral (
+    select count(*) as depth, min(w.run_at) as oldest
+    from (
+      select j.run_at from pgtick.live_jobs as j
+      where j.task = l.task and j.queue = l.queue and j.priority = l.priority and j.run_at <= p_now and j.runner_id is null
+      order by j.run_at, j.id + 0
+      limit v_most) as w) as d
+  group by l.queue;
+end
+$$;
+comment on function pgtick.measure_queues(timestamptz) is 'How many jobs of each queue could run, and since when the oldest of them could; more: there are others that were not counted. Queues without a live job are left out.';
+
+-- The log of slots has no index by the time at which they were accounted for, and needs none: rows are added at a partition's end, so it is read
+-- backwards from there, by pages, until what it finds is old (never more than 1,024 pages). Of partitions it takes the default one and those
+-- of the last week.
+create or replace function pgtick.measure_slots(p_after timestamptz, p_until timestamptz)
+returns table (fate text, part integer, slots bigint, late double precision)
+language plpgsql stable parallel safe
+set search_path = ''
+set enable_seqscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_part record;
+  v_from bigint;
+  v_step integer;
+  v_oldest timestamptz;
+begin
+  for v_part in
+    select format('%I.%I', n.nspname, c.relname) as name, pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::bigint as pages
+    from pg_catalog.pg_inherits as i
+    join pg_catalog.pg_class as c on c.oid = i.inhrelid
+    join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    where i.inhparent = 'pgtick.slot_log'::regclass
+    order by c.relname desc
+    limit 12   -- the default one, those made ahead, and eight days
+  loop
+    continue when v_part.pages = 0;
+    v_from := v_part.pages;
+    v_step := 16;   -- sessions fill pages of their own beside one another
+    loop
+      v_from := greatest(v_from - v_step, 0);
+      execute format('select min(l.recorded_at) from %s as l where l.ctid >= $1 and l.ctid < $2', v_part.name)
+      into v_oldest using format('(%s,0)', v_from)::tid, format('(%s,0)', v_from + v_step)::tid;
+      exit when v_from = 0 or v_oldest <= p_after or v_part.pages - v_from >= 1024;
+      v_step := least(v_step * 2, 1024);
+    end loop;
+    return query execute format('
+      select l.fate, l.part, sum(l.slots)::bigint, sum(l.late)::double precision
+      from (
+        select l.fate, l.slots, case when l.fate in (''enqueued'', ''caught_up'') then greatest(extract(epoch from l.recorded_at - l.slot), 0) end as late,
+          case when l.fate in (''enqueued'', ''caught_up'')
+            then width_bucket(greatest(extract(epoch from l.recorded_at - l.slot), 0)::double precision, $4) else -1 end as part
+        from %s as l
+        where l.ctid >= $1 and l.recorded_at > $2 and l.recorded_at <= $3) as l
+      group by l.fate, l.part', v_part.name)
+    using format('(%s,0)', v_from)::tid, p_after, p_until, pgtick.lateness_bounds();
+  end loop;
+end
+$$;
+comment on function pgtick.measure_slots(timestamptz, timestamptz) is
+  'How many slots were accounted for after p_after and up to p_until, by fate; of those with a job also by part: between which two of lateness_bounds their lateness lies (0: below the first), and its sum in seconds.';
+
+create or replace function pgtick.lateness_bounds()
+returns double precision[]
+language sql immutable parallel safe
+set search_path = ''
+as $$ select array[0.1, 1, 5, 15, 60, 120, 600, 3600, 86400]::double precision[] $$;
+comment on function pgtick.lateness_bounds() is 'The bounds, in seconds, between which the lateness of slots is counted.';
+
+-- Entries are counted by their ids, each once. Ids are given out before they are seen, so what is counted ends at an id that was the newest at an
+-- earlier call, once each transaction that was open then (all below p_open) has ended.
+-- The violations are those that can be seen at a glance: of the accounts of the newest 200 entries. To prove the ledger is for pgtick credits verify.
+create or replace function pgtick.measure_credits(p_now timestamptz, p_after bigint, p_until bigint, p_open xid8)
+returns table (what text, label text, value double precision)
+language plpgsql stable parallel safe
+set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_until bigint := p_after;
+begin
+  if p_until > p_after and (p_open is null or pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()) >= p_open) then
+    v_until := least(p_until, p_after + 100000);
+    return query
+    select 'entries', t.type, count(*)::double precision from credits.transactions as t where t.id > p_after and t.id <= v_until group by t.type;
+  end if;
+  return query
+  select 'entries_counted', null::text, coalesce(v_until, 0)::double precision
+  union all
+  select 'entries_newest', pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text, coalesce((select max(t.id) from credits.transactions as t), 0)
+  union all
+  select 'entries_pending', null, (select count(*) from (select from credits.transactions as t where t.status = 'PENDING' order by t.created_at, t.id limit 10000) as x)
+  union all
+  select 'entries_unsynced', null, (
+    select count(*) from (select from credits.transactions as t where not t.synced_to_supabase and t.status = 'COMPLETED' order by t.id limit 10000) as x)
+  union all
+  select 'holds_open', null, (select count(*) from (select from credits.holds as h where h.status = 'open' order by h.expires_at, h.id limit 10000) as x)
+  union all
+  select 'holds_expired', null, (
+    select count(*) from (select from credits.holds as h where h.status = 'open' and h.expires_at <= p_now order by h.expires_at, h.id limit 10000) as x)
+  union all
+  select 'violations', null, (
+    select count(*)
+    from (select distinct t.user_id from (select x.user_id from credits.transactions as x order by x.id desc limit 200) as t) as u
+    left join lateral (select a.balance, a.held, a.seq, a.head_hash from credits.accounts as a where a.user_id = u.user_id) as a on true
+    left join lateral (select t.balance_after, t.held_after, t.hash from credits.transactions as t where t.user_id = u.user_id and t.seq = a.seq limit 1) as e on true
+    where a.seq is null or not a.held between 0 and a.balance
+      or a.seq > 0 and (a.balance, a.held, a.head_hash) is distinct from (e.balance_after, e.held_after, e.hash));
+end
+$$;
+comment on function pgtick.measure_credits(timestamptz, bigint, bigint, xid8) is
+  'Figures of the ledger: entries by type with ids above p_after and up to p_until, 100,000 of them at most; and, each up to 10,000, what is pending, unsynced, held, and held too long.';
+
+-- definer (both): pgtick_runner calls them, and reads no table.
+create or replace function pgtick.measure(p_slots_after bigint default null, p_entries_after bigint default null, p_entries_until bigint default null,
+  p_entries_open text default null)
+returns table (what text, label text, part integer, value double precision)
+language plpgsql stable parallel safe security definer
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_now constant timestamptz := pgtick.now();
+  -- A tick writes down when it began, and commits later.
+  v_slots_until constant timestamptz := date_trunc('milliseconds', v_now) - interval '10 seconds';
+  v_epoch constant timestamptz := to_timestamp(0);
+begin
+  if p_slots_after not between 0 and 253402300800000000 then   -- the year 10000
+    perform pgtick.invalid('slots_after', p_slots_after::text, 'a moment in microseconds since 1970, as slots_until gave it');
+  end if;
+  if p_entries_open !~ '^[0-9]{1,19}$' then perform pgtick.invalid('entries_open', p_entries_open, 'the number of a transaction, as it was given'); end if;
+  return query
+  select x.what, q.queue, null::integer, x.value
+  from pgtick.measure_queues(v_now) as q
+  cross join lateral (values ('queue_depth', q.depth::double precision), ('queue_more', q.more::integer),
+    ('queue_oldest', coalesce(extract(epoch from v_now - q.oldest), 0)::double precision)) as x(what, value)
+  union all
+  select 'queue_paused', p.queue, null, 1 from (select p.queue from pgtick.paused_queues as p limit 1000) as p
+  union all
+  select 'jobs_live', null, null, pg_catalog.pg_stat_get_live_tuples('pgtick.live_jobs'::regclass)
+  union all
+  select 'jobs_dead_rows', null, null, pg_catalog.pg_stat_get_dead_tuples('pgtick.live_jobs'::regclass)
+  union all
+  select 'runners', s.state, null, count(r.late)
+  from (values ('alive', false), ('late', true)) as s(state, late)
+  left join (
+    select r.ended_at is not null or r.lease_until <= v_now as late from pgtick.runner_leases as r where r.freed_at is null) as r on r.late = s.late
+  group by s.state
+  union all
+  select 'clock', c.clock, null, extract(epoch from c.ticked_at)::double precision from pgtick.clocks as c
+  union all
+  select 'slot_due', null, null, greatest(extract(epoch from v_now - pgtick.next_tick_at()), 0)::double precision
+  union all
+  select 'slots_until', null, null, (extract(epoch from v_slots_until) * 1000000)::double precision;
+
+  if p_slots_after is not null then
+    return query
+    select x.what, s.fate, s.part, x.value
+    from pgtick.measure_slots(v_epoch + p_slots_after * interval '1 microsecond', v_slots_until) as s
+    cross join lateral (values ('slots', s.slots::double precision), ('slots_late', s.late)) as x(what, value)
+    where x.value is not null;
+  end if;
+
+  return query
+  select c.what, c.label, null::integer, c.value from pgtick.measure_credits(v_now, p_entries_after, p_entries_until, p_entries_open::xid8) as c;
+end
+$$;
+comment on function pgtick.measure(bigint, bigint, bigint, text) is
+  'What pgtick work tells Prometheus of the database, read by look-ups and within bounds. What it counts from call to call begins where the caller says: slots after a moment (microseconds since 1970), credit entries by id.';
+
+-- Some of what is in danger shows only in all schedules, so this one is for once a minute.
+create or replace function pgtick.measure_health()
+returns table (what text, problems bigint)
+language sql stable parallel unsafe security definer
+set search_path = ''
+set jit = off
+as $$
+  select h.what, count(*) from (select x.what from pgtick.health as x limit 1000) as h group by h.what
+$$;
+comment on function pgtick.measure_health() is 'How many rows pgtick.health has of each kind of problem, 1,000 together at most.';
+$part$, true);
+end
+$pgtick$;
+
+-- sql/90_grants.sql
+do $pgtick$
+begin
+  perform set_config('pgtick.part_57', $part$
 -- Rights start from nothing: each file 9x_grants_*.sql after this one grants by name what its subject needs.
 -- "alter default privileges" has no effect on functions' grant to public, so it is revoked function by function, here, each time.
 
@@ -12574,7 +12837,7 @@ $pgtick$;
 -- sql/91_grants_queue.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_57', $part$
+  perform set_config('pgtick.part_58', $part$
 -- The queue's rights, by role. Functions of the worker protocol are definer: the runner owns nothing and writes no table.
 
 select pgtick.grant_to('{service_role,pgtick_runner}', 'execute', array[
@@ -12657,7 +12920,7 @@ $pgtick$;
 -- sql/92_grants_schedules.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_58', $part$
+  perform set_config('pgtick.part_59', $part$
 -- The schedules' rights, by role.
 
 select pgtick.grant_to('{service_role}', 'execute', array[
@@ -12766,7 +13029,7 @@ $pgtick$;
 -- sql/93_grants_credits.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_59', $part$
+  perform set_config('pgtick.part_60', $part$
 -- The ledger's rights, by role. Nobody but the owner writes a table: the functions are definer.
 
 select pgtick.grant_to('{authenticated,service_role,pgtick_runner,pgtick_reader}', 'usage', '{schema credits}');
@@ -12832,7 +13095,7 @@ $pgtick$;
 -- sql/94_grants_requests.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_60', $part$
+  perform set_config('pgtick.part_61', $part$
 -- Requests of end users: the three columns that they may fill in, and their own rows. allow_task and disallow_task are the owner's.
 
 select pgtick.grant_to('{authenticated}', 'insert (task, args, run_at)', '{pgtick.requests}');
@@ -12855,10 +13118,23 @@ $part$, true);
 end
 $pgtick$;
 
+-- sql/95_grants_metrics.sql
+do $pgtick$
+begin
+  perform set_config('pgtick.part_62', $part$
+-- What is for Prometheus: runners serve it, and so may whoever reads.
+
+select pgtick.grant_to('{pgtick_runner,pgtick_reader}', 'execute', array[
+  'function pgtick.measure(bigint, bigint, bigint, text)',
+  'function pgtick.measure_health()']);
+$part$, true);
+end
+$pgtick$;
+
 -- sql/99_realtime.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_61', $part$
+  perform set_config('pgtick.part_63', $part$
 -- Last, since a new trigger locks the jobs until the commit.
 select pgtick.place_realtime();
 $part$, true);
@@ -12868,7 +13144,7 @@ $pgtick$;
 -- steps/versions.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_62', $part$
+  perform set_config('pgtick.part_64', $part$
 -- After the functions and grants of sql/. goose makes its version table without a comment, and a runner reads in it whether the schema
 -- is new enough.
 comment on schema pgtick is 'Durable jobs and cron: functions to schedule and enqueue work, views of what became of it. The tables are its own business.';
@@ -12882,7 +13158,7 @@ $pgtick$;
 -- steps/last.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_63', $part$
+  perform set_config('pgtick.part_65', $part$
 -- The last step of each migrate, after tables and functions. It puts each thing in place only where it has never been before, so
 -- that what a user has changed or removed stays so.
 
@@ -12972,8 +13248,8 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 10;
-  v_hash constant text := '888ae86fff3dbc86d2651615919056f41ce0faf9cb153a78402ed08383a08808';
-  v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
+  v_hash constant text := '46ab89886cbbcaf40e8ec71b122244653413ec9fe454073197886d09ddb6c042';
+  v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
   v_version bigint;
