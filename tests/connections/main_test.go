@@ -4,11 +4,9 @@ package connections
 
 import (
 	"bufio"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -20,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // Conditions are looked at this often, and waited for that long.
@@ -36,9 +35,8 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	binary = filepath.Join(dir, "testrunner")
-	if out, err := exec.Command("go", "build", "-race", "-o", binary, "github.com/pgtick/pgtick/tests/testrunner").CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("build the test runner: %v\n%s", err, out))
+	if binary, err = programs.BuildRace(dir, programs.TestRunner); err != nil {
+		panic(err)
 	}
 	pgtest.Main(m)
 	_ = os.RemoveAll(dir)

@@ -68,5 +68,7 @@ func TestWork_WithABadAddressForListen_SaysSo_AndPolls(t *testing.T) {
 
 func asRunner(t *testing.T, db *pgtest.DB, pooled string) string {
 	t.Helper()
-	return changed(t, pgtest.RunnerURL(t, db), func(u *url.URL) { u.Host = hostOf(t, pooled) })
+	at, err := url.Parse(pooled)
+	require.NoError(t, err)
+	return changed(t, pgtest.RunnerURL(t, db), func(u *url.URL) { u.Host = at.Host })
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/runner/localpg"
+	"github.com/pgtick/pgtick/tests/faults/proxy"
 	"github.com/pgtick/pgtick/tests/pgtest"
 )
 
@@ -64,16 +65,16 @@ func TestWork_AFailover_ToAStandbyBehindTheSameAddress_LosesNothing(t *testing.T
 	do(t, old, "alter system set synchronous_standby_names = '*'")
 	reload(t, old)
 	becomes(t, old, "sync", "select coalesce(min(sync_state), '') from pg_stat_replication")
-	way := startProxy(t, primary.URL(old.Name))
+	way := proxy.Start(t, primary.URL(old.Name))
 	enqueue(t, old, "test.effect", `{"ms": 20}`, n)
-	p := work(t, []string{"DATABASE_URL=" + way.url(t, runner)}, "--poll=500ms", "--lease=5s")
+	p := work(t, []string{"DATABASE_URL=" + way.URL(runner)}, "--poll=500ms", "--lease=5s")
 	becomes(t, old, true, "select count(*) > 30 from pgtick.history")
 
 	require.NoError(t, primary.Kill())
 	t.Cleanup(func() {
 		require.NoError(t, primary.Restart(context.Background()), "so that the shared memory it left goes as well")
 	})
-	way.switchTo(t, standby.URL(old.Name))
+	way.SwitchTo(standby.URL(old.Name))
 	p.says("25006")
 	p.says("the database is read-only: it is a standby")
 	require.NoError(t, standby.Promote(t.Context()))
@@ -90,13 +91,13 @@ func TestWork_AFailover_ToAStandbyBehindTheSameAddress_LosesNothing(t *testing.T
 func TestWork_ConnectionsThatDieWithoutAWord_AreReplaced(t *testing.T) {
 	t.Parallel()
 	db := fresh(t)
-	way := startProxy(t, db.URL)
-	p := work(t, []string{"DATABASE_URL=" + way.url(t, pgtest.RunnerURL(t, db))}, "--poll=1s", "--lease=6s", "--connections=2")
+	way := proxy.Start(t, db.URL)
+	p := work(t, []string{"DATABASE_URL=" + way.URL(pgtest.RunnerURL(t, db))}, "--poll=1s", "--lease=6s", "--connections=2")
 	p.says("notifications arrive")
 	enqueue(t, db, "test.effect", `{"ms": 50}`, 10)
 	nothingLost(t, db, 10)
 	becomes(t, db, true, `select max(at) < clock_timestamp() - interval '1.5 seconds' from public.effects`) // what was used within a second is taken as it is
-	require.GreaterOrEqual(t, way.forget(), 4)
+	require.GreaterOrEqual(t, way.Forget(), 4)
 	back := serverTime(t, db)
 	enqueue(t, db, "test.effect", `{}`, 10)
 	claimsAgain(t, db, "connections dead without a word", back)

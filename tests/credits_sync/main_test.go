@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,6 +19,7 @@ import (
 	"github.com/pgtick/pgtick/tasks"
 	"github.com/pgtick/pgtick/tasks/credits"
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // binary is pgtick as "make build" makes it.
@@ -30,11 +30,8 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	binary = filepath.Join(dir, "pgtick")
-	build := exec.Command("go", "build", "-o", binary, "github.com/pgtick/pgtick/runner/cmd/pgtick")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("build pgtick: %v\n%s", err, out))
+	if binary, err = programs.Build(dir, programs.Pgtick); err != nil {
+		panic(err)
 	}
 	pgtest.Main(m)
 	_ = os.RemoveAll(dir)

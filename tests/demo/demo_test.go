@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/runner/localpg"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 const readme = "../../README.md"
@@ -21,9 +22,8 @@ const readme = "../../README.md"
 // build makes the program as "make build" does, but for its version.
 func build(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "pgtick")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/pgtick/pgtick/runner/cmd/pgtick").CombinedOutput()
-	require.NoError(t, err, string(out))
+	program, err := programs.Build(t.TempDir(), programs.Pgtick)
+	require.NoError(t, err)
 	return program
 }
 
@@ -64,15 +64,34 @@ func shape(text string) string {
 	return strings.TrimSpace(blanks.ReplaceAllString(number.ReplaceAllString(text, "0"), " "))
 }
 
-// TestDemo_ShowsATickBecomeADoneJob_AndTheFourCreditTasks: with pg_cron where it is installed, and all of it is what the README shows.
-func TestDemo_ShowsATickBecomeADoneJob_AndTheFourCreditTasks(t *testing.T) {
+// TestDemo_ShowsATickBecomeADoneJob_AndTheFourCreditTasks: with pg_cron where it is installed, and all of it is what the README shows. Ctrl-C may come
+// at any moment: what was half done before is done anew.
+func TestDemo_ShowsATickBecomeADoneJob_AndTheFourCreditTasks_AndFindsItsDataAgain(t *testing.T) {
 	t.Parallel()
 	program, folder := build(t), t.TempDir()
+	dev, said := start(t, program, folder, "dev", "--workers=3")
+	require.Equal(t, 1, ctrlC(t, dev, said, "schema up to date"), textOf(t, said)) // while it fills the ledger
+	nothingRuns(t, folder)
+	showsTheDemo(t, program, folder)
+	for _, until := range []string{"It stays up until Ctrl-C", "notifications arrive"} {
+		dev, talk := start(t, program, folder, "dev", "--workers=3")
+		require.Equal(t, 0, ctrlC(t, dev, talk, until), textOf(t, talk))
+		require.NotContains(t, textOf(t, talk), filled)
+		nothingRuns(t, folder)
+	}
+}
+
+// filled is what it says when it has filled the ledger.
+const filled = "10,000 accounts with"
+
+func showsTheDemo(t *testing.T, program, folder string) {
+	t.Helper()
 	var out strings.Builder
 	demo, talk := start(t, program, folder, "dev", "--once")
 	demo.Stdout = &out
 	require.NoError(t, demo.Run(), "%s\n%s", out.String(), textOf(t, talk))
 	nothingRuns(t, folder)
+	require.Contains(t, textOf(t, talk), filled)
 	for _, line := range []string{
 		`slot of schedule demo-every-minute`, `the runner claimed it`, `done: \{"hello": "from slot `,
 		`cleanup-expired-credit-holds +done .*released 4000`, `periodic-credit-allocation +done .*allocated 10000`,
@@ -114,25 +133,4 @@ func ctrlC(t *testing.T, dev *exec.Cmd, talk *os.File, says string) int {
 		require.Fail(t, "it does not stop", textOf(t, talk))
 	}
 	return dev.ProcessState.ExitCode()
-}
-
-// TestDev_StaysUpUntilCtrlC_AndFindsItsDataAgain also shows that Ctrl-C may come at any moment: what was half done is done anew.
-func TestDev_StaysUpUntilCtrlC_AndFindsItsDataAgain(t *testing.T) {
-	t.Parallel()
-	program, folder := build(t), t.TempDir()
-	const filled = "10,000 accounts with"
-	for _, c := range []struct {
-		until string
-		code  int
-		fills bool
-	}{
-		{"schema up to date", 1, false}, // while it fills the ledger
-		{"It stays up until Ctrl-C", 0, true},
-		{"notifications arrive", 0, false}, // the ledger is there
-	} {
-		dev, talk := start(t, program, folder, "dev", "--workers=3")
-		require.Equal(t, c.code, ctrlC(t, dev, talk, c.until), textOf(t, talk))
-		require.Equal(t, c.fills, strings.Contains(textOf(t, talk), filled), textOf(t, talk))
-		nothingRuns(t, folder)
-	}
 }

@@ -2,8 +2,6 @@ package deploy
 
 import (
 	"encoding/json"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,13 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/pgtick/pgtick/runner/config"
-	"github.com/pgtick/pgtick/runner/engine"
-	"github.com/pgtick/pgtick/runner/web"
 )
 
 // Docker and Fly do not run here. What can be seen without them: the files are whole, and name nothing that does not exist.
@@ -194,68 +189,4 @@ func TestUnit_IsUnderstood_AndExposesLittle(t *testing.T) {
 	said, err = exec.CommandContext(t.Context(), analyze, "verify", installed).CombinedOutput()
 	require.NoError(t, err, string(said))
 	require.Empty(t, string(said))
-}
-
-// promtool is where .ci/prepare puts it, or installed.
-func promtool(t *testing.T) string {
-	t.Helper()
-	if found, err := exec.LookPath("promtool"); err == nil {
-		return found
-	}
-	fetched := filepath.Join(root(t), ".pgtick", "prometheus", "usr", "bin", "promtool")
-	require.FileExists(t, fetched, "promtool is missing: run .ci/prepare test")
-	return fetched
-}
-
-func TestRules_AreUnderstood_AndAlertWhenTheyShould(t *testing.T) {
-	t.Parallel()
-	folder := filepath.Join(root(t), "deploy")
-	for _, args := range [][]string{{"check", "rules", "prometheus-rules.yaml"}, {"test", "rules", "prometheus-rules-test.yaml"}} {
-		cmd := exec.CommandContext(t.Context(), promtool(t), args...)
-		cmd.Dir = folder
-		said, err := cmd.CombinedOutput()
-		require.NoError(t, err, string(said))
-		require.Contains(t, string(said), "SUCCESS")
-	}
-	var rules struct {
-		Groups []struct {
-			Rules []struct {
-				Alert, Expr string
-				Annotations map[string]string
-			}
-		}
-	}
-	require.NoError(t, yaml.Unmarshal([]byte(deployFile(t, "prometheus-rules.yaml")), &rules))
-	served, page, tests := metrics(t), read(t, "docs/deploy.md"), deployFile(t, "prometheus-rules-test.yaml")
-	for _, rule := range rules.Groups[0].Rules {
-		for _, name := range regexp.MustCompile(`\b(pgtick|process)_[a-z_]+`).FindAllString(rule.Expr, -1) {
-			require.Contains(t, served, "\n"+name, "%s: no runner serves %s", rule.Alert, name)
-		}
-		require.NotEmpty(t, rule.Annotations["summary"], rule.Alert)
-		require.NotEmpty(t, rule.Annotations["remedy"], rule.Alert)
-		require.Contains(t, tests, rule.Alert, "tested to fire")
-		require.Contains(t, page, "`"+rule.Alert+"`", "docs/deploy.md names every alert")
-	}
-}
-
-// metrics is all that a runner serves once everything has happened to it.
-func metrics(t *testing.T) string {
-	t.Helper()
-	registry := web.NewRegistry()
-	m := web.NewMetrics(registry, "")
-	m.Watch(func() engine.Status { return engine.Status{} })
-	m.Finished("task", "queue", "done", time.Second, time.Second)
-	m.Decided("redis", 1, 1)
-	m.Overdue([]string{"schedule"})
-	server, err := web.Start("127.0.0.1:0", "test", []web.Engine{{Status: func() engine.Status { return engine.Status{} }}}, time.Minute, registry, logrus.New())
-	require.NoError(t, err)
-	t.Cleanup(server.Stop)
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL()+"/metrics", nil)
-	require.NoError(t, err)
-	answer, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	defer func() { _ = answer.Body.Close() }()
-	text, err := io.ReadAll(answer.Body)
-	require.NoError(t, err)
-	return string(text)
 }

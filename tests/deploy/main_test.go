@@ -19,6 +19,7 @@ import (
 
 	"github.com/pgtick/pgtick/runner/localpg"
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // Conditions are looked at this often, and waited for that long.
@@ -82,9 +83,9 @@ func program(t *testing.T) string {
 
 // buildIn builds the test runner of a source tree.
 func buildIn(tree, to string) error {
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", to, "./tests/testrunner")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", to, "./tests/testrunner")
 	build.Dir = tree
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Env = programs.Env()
 	if out, err := build.CombinedOutput(); err != nil {
 		return errors.New(string(out))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 const (
@@ -34,9 +35,8 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	pgtick = filepath.Join(dir, "pgtick")
-	if out, err := exec.Command("go", "build", "-o", pgtick, "github.com/pgtick/pgtick/runner/cmd/pgtick").CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("build pgtick: %v\n%s", err, out))
+	if pgtick, err = programs.Build(dir, programs.Pgtick); err != nil {
+		panic(err)
 	}
 	pgtest.Main(m)
 	_ = os.RemoveAll(dir)

@@ -15,8 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pgtick/pgtick/tests/pgtest"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // known are the packages that a fragment may use without importing them.
@@ -66,7 +68,7 @@ func compile(t *testing.T, where, code string) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(overlay, replace, 0o600))
 	build := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "-o", os.DevNull, "./tests/docs/snippet")
-	build.Dir = root(t)
+	build.Dir, build.Env = root(t), programs.Env()
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s: %s", where, out)
 }
@@ -119,7 +121,7 @@ func build(t *testing.T, path string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "program")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, path)
-	build.Dir = root(t)
+	build.Dir, build.Env = root(t), programs.Env()
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))
 	return program

@@ -20,6 +20,7 @@ import (
 
 	"github.com/pgtick/pgtick/runner/localpg"
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // Conditions are looked at this often, and waited for that long.
@@ -36,11 +37,13 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
+	program, err := programs.Build(dir, programs.TestRunner)
+	if err != nil {
+		panic(err)
+	}
 	binary = filepath.Join(dir, "pgtick")
-	build := exec.Command("go", "build", "-o", binary, "github.com/pgtick/pgtick/tests/testrunner")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("build the test runner: %v\n%s", err, out))
+	if err := os.Symlink(program, binary); err != nil {
+		panic(err)
 	}
 	pgtest.Main(m)
 	_ = os.RemoveAll(dir)

@@ -5,7 +5,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"log"
 	"net"
@@ -23,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // Conditions are looked at this often, and waited for that long.
@@ -39,19 +39,14 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	binary, released = filepath.Join(dir, "pgtick"), filepath.Join(dir, "released")
-	build(binary, "CGO_ENABLED=1", "-race")
-	build(released, "CGO_ENABLED=0", "-trimpath")
+	if binary, err = programs.BuildRace(dir, programs.Pgtick); err == nil {
+		released, err = programs.Build(dir, programs.Pgtick)
+	}
+	if err != nil {
+		panic(err)
+	}
 	pgtest.Main(m)
 	_ = os.RemoveAll(dir)
-}
-
-func build(program, env string, flags ...string) {
-	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", program, "github.com/pgtick/pgtick/runner/cmd/pgtick")...)
-	cmd.Env = append(os.Environ(), env)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("build the runner: %v\n%s", err, out))
-	}
 }
 
 // process is a running binary.

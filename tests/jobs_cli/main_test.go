@@ -4,7 +4,6 @@ package jobscli
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // binary is the test runner: pgtick's command line with tasks that end in every way. It is called pgtick, as completion wants it.
@@ -29,11 +29,13 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
+	program, err := programs.Build(dir, programs.TestRunner)
+	if err != nil {
+		panic(err)
+	}
 	binary = filepath.Join(dir, "pgtick")
-	build := exec.Command("go", "build", "-o", binary, "github.com/pgtick/pgtick/tests/testrunner")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as "make build" does
-	if out, err := build.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("build the test runner: %v\n%s", err, out))
+	if err := os.Symlink(program, binary); err != nil {
+		panic(err)
 	}
 	pgtest.Main(m)
 	_ = os.RemoveAll(dir)

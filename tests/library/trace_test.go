@@ -141,10 +141,10 @@ func TestTrace_OfAnAttemptThatFails_SaysSo(t *testing.T) {
 	require.False(t, fails.Parent.IsValid(), "a job without a trace begins one")
 }
 
-// Whoever does not trace does not carry OpenTelemetry along.
+// Whoever does not trace does not carry OpenTelemetry along. (The program does: its environment may ask for traces.)
 func TestTrace_IsLinkedByNobodyWhoDoesNotAskForIt(t *testing.T) {
 	t.Parallel()
-	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "../../tasks", "../../runner/cmd/pgtick", "../../tests/pgtest")
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "../../tasks", "../../runner/engine", "../../tests/pgtest")
 	out, err := list.Output()
 	require.NoError(t, err)
 	require.Contains(t, string(out), "github.com/pgtick/pgtick/tasks\n")

@@ -38,16 +38,41 @@ func NotThroughPooler(t testing.TB, why string) {
 // lines of its configuration, each "name = value".
 func StartPgBouncer(t testing.TB, db *DB, mode string, settings ...string) string {
 	t.Helper()
-	address := startPgBouncer(t, t.TempDir(), db.URL, mode, settings, t.Cleanup)
-	through := withHost(db.URL, address)
-	awaitLogin(t, through)
-	return through
+	return PgBouncerOf(t, db, mode, settings...).URL
+}
+
+// PgBouncer is a pooler in front of a test's database.
+type PgBouncer struct {
+	URL string // the superuser's, through it
+
+	t       testing.TB
+	folder  string
+	process *localpg.Process
+}
+
+// PgBouncerOf is StartPgBouncer for one that is to be restarted.
+func PgBouncerOf(t testing.TB, db *DB, mode string, settings ...string) *PgBouncer {
+	t.Helper()
+	b := &PgBouncer{t: t, folder: t.TempDir()}
+	var address string
+	address, b.process = startPgBouncer(t, b.folder, db.URL, mode, settings)
+	t.Cleanup(func() { _ = b.process.Stop() })
+	b.URL = withHost(db.URL, address)
+	awaitLogin(t, b.URL)
+	return b
+}
+
+// Restart ends it, and with it all of its connections, and starts it again at the same address.
+func (b *PgBouncer) Restart() {
+	b.t.Helper()
+	require.NoError(b.t, b.process.Stop())
+	b.process = runPgBouncer(b.t, b.folder)
+	awaitLogin(b.t, b.URL)
 }
 
 // startPgBouncer starts one in front of all databases of a server, and returns its address.
-func startPgBouncer(t testing.TB, folder, to, mode string, settings []string, atEnd func(func())) string {
+func startPgBouncer(t testing.TB, folder, to, mode string, settings []string) (address string, process *localpg.Process) {
 	t.Helper()
-	program := findPgBouncer(t)
 	server, err := url.Parse(to)
 	require.NoError(t, err)
 	port := freePort(t)
@@ -68,10 +93,14 @@ server_login_retry = 1
 ignore_startup_parameters = extra_float_digits
 %s
 `, server.Hostname(), server.Port(), port, folder, mode, strings.Join(settings, "\n")))
-	process, err := localpg.Supervise(folder, "TERM", program, filepath.Join(folder, "pgbouncer.ini"))
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), runPgBouncer(t, folder)
+}
+
+func runPgBouncer(t testing.TB, folder string) *localpg.Process {
+	t.Helper()
+	process, err := localpg.Supervise(folder, "TERM", findPgBouncer(t), filepath.Join(folder, "pgbouncer.ini"))
 	require.NoError(t, err)
-	atEnd(func() { _ = process.Stop() })
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	return process
 }
 
 // pooler is the one in front of a server, which the first test that wants it starts.
@@ -102,7 +131,9 @@ func (db *DB) throughPooler(t testing.TB, url string) string {
 		require.NoError(t, err)
 		later := func(end func()) { p.end = append(p.end, end) }
 		later(func() { _ = os.RemoveAll(folder) })
-		p.address = startPgBouncer(t, folder, db.server.url, mode, nil, later)
+		address, process := startPgBouncer(t, folder, db.server.url, mode, nil)
+		later(func() { _ = process.Stop() })
+		p.address = address
 		awaitLogin(t, withHost(db.server.url, p.address))
 	})
 	require.NotEmpty(t, p.address, "the pooler did not start")

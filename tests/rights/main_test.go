@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +22,7 @@ import (
 	"github.com/pgtick/pgtick/migrations"
 	"github.com/pgtick/pgtick/runner/localpg"
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // patience is how long a condition may take to come true on a slow machine. None is expected to.
@@ -37,11 +36,8 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	binary = filepath.Join(dir, "pgtick")
-	build := exec.Command("go", "build", "-o", binary, "github.com/pgtick/pgtick/runner/cmd/pgtick")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("build pgtick: %v\n%s", err, out))
+	if binary, err = programs.Build(dir, programs.Pgtick); err != nil {
+		panic(err)
 	}
 	pgtest.Main(m)
 	if own, err := project(); err == nil {

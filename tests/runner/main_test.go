@@ -4,12 +4,10 @@ package runner
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -20,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // Conditions are looked at this often, and waited for that long.
@@ -36,23 +35,17 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	binary, released = filepath.Join(dir, "testrunner"), filepath.Join(dir, "released")
-	build(released, "CGO_ENABLED=0", "-trimpath")
+	if released, err = programs.Build(dir, programs.TestRunner); err != nil {
+		panic(err)
+	}
+	binary = released // the second time is about the pooler, and the detector has looked the first time
 	if os.Getenv(pgtest.PoolerEnv) == "" {
-		build(binary, "CGO_ENABLED=1", "-race")
-	} else {
-		binary = released // the second time is about the pooler, and the detector has looked the first time
+		if binary, err = programs.BuildRace(dir, programs.TestRunner); err != nil {
+			panic(err)
+		}
 	}
 	pgtest.Main(m)
 	_ = os.RemoveAll(dir)
-}
-
-func build(program, env string, flags ...string) {
-	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", program, "github.com/pgtick/pgtick/tests/testrunner")...)
-	cmd.Env = append(os.Environ(), env)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("build the test runner: %v\n%s", err, out))
-	}
 }
 
 // process is a running binary.

@@ -24,6 +24,18 @@ func TestWork_ANewJob_IsAnnounced(t *testing.T) {
 	}
 }
 
+func TestWork_ANewJobOfAnyOfItsQueues_IsAnnounced(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	p := work(t, db, "--poll=1h", "--queues=first,second,third")
+	for _, queue := range []string{"second", "first", "third"} {
+		becomes(t, db, 3, `select count(*) from pgtick.sleepers where until > pgtick.now()`)
+		becomes(t, db, "done", stateOf, ask[int64](t, db, `select pgtick.enqueue('test.noop', p_queue => $1)`, queue))
+	}
+	require.NotContains(t, p.said(), "level=error")
+	require.NotContains(t, p.said(), "level=warning")
+}
+
 func TestWork_ADelayedJob_StartsAtItsTime(t *testing.T) {
 	t.Parallel()
 	db := fresh(t)
@@ -132,7 +144,7 @@ func TestWork_AmongSlowAndRolledBackTransactions_NoWakeUpIsLost(t *testing.T) {
 				return
 			}
 			defer conn.Release()
-			dice := rand.New(rand.NewPCG(uint64(s), 7)) //nolint:gosec // nobody must guess it
+			dice := rand.New(rand.NewPCG(uint64(s), 7))
 			for range rounds {
 				pause, end := dice.Float64()*0.04, "commit"
 				held := 0.0

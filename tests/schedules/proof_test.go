@@ -25,7 +25,7 @@ func proofAmount() amount {
 	if os.Getenv("PGTICK_PROOF") == "full" {
 		return amount{expressions: 10_000, instants: 20, slots: 50}
 	}
-	return amount{expressions: 400, instants: 3, slots: 50, shifts: 2}
+	return amount{expressions: 200, instants: 3, slots: 50, shifts: 2}
 }
 
 // tally counts what was compared.

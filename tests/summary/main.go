@@ -1,6 +1,6 @@
 // Command summary runs "go test -json" with its arguments and tells what people want to know: a line for each package, failures in
 // full, the slowest ten tests, and last of all "N passed, N failed, N skipped". It ends as go test does. After --then come settings of the
-// environment, and the arguments of another run, whose tests are counted with the others.
+// environment, and the arguments of another run, whose tests are counted with the others; those of pgtick's own settings stand beside their names.
 package main
 
 import (
@@ -67,8 +67,8 @@ func (r *results) goTest(args []string) int {
 		settings++
 	}
 	r.label = ""
-	if settings > 0 {
-		r.label = " (" + strings.Join(args[:settings], " ") + ")"
+	if own := slices.DeleteFunc(slices.Clone(args[:settings]), func(s string) bool { return !strings.HasPrefix(s, "PGTICK_") }); len(own) > 0 {
+		r.label = " (" + strings.Join(own, " ") + ")"
 	}
 	command := exec.Command("go", append([]string{"test", "-json"}, args[settings:]...)...)
 	command.Env = append(os.Environ(), args[:settings]...)

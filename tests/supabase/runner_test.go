@@ -3,7 +3,6 @@ package supabase
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // What docs/supabase.md tells: push with the seed, give the runner its login, start it. It records the address, which a push cannot.
@@ -44,10 +44,7 @@ func TestWork_AsTheRunnersRole_RunsAJobOfAPushedProject(t *testing.T) {
 
 func build(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "pgtick")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./runner/cmd/pgtick")
-	cmd.Dir = root(t)
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
+	program, err := programs.Build(t.TempDir(), programs.Pgtick)
+	require.NoError(t, err)
 	return program
 }

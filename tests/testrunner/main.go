@@ -32,6 +32,7 @@ func main() {
 	talking(r)
 	effects(r)
 	families(r)
+	faults(r)
 	cli.Main(r)
 }
 
