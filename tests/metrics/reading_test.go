@@ -86,9 +86,11 @@ func TestMeasure_CountsNoTableInFull(t *testing.T) {
 	pgtest.Advance(t, db, 5*time.Minute)
 	do(t, db, `call pgtick.run_ticks()`)
 
-	tx, err := db.Pool.Begin(t.Context())
+	session, err := pgx.Connect(t.Context(), db.URL) // a new one: what a session has read lately is counted with its next transaction
 	require.NoError(t, err)
-	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	defer func() { _ = session.Close(context.WithoutCancel(t.Context())) }()
+	tx, err := session.Begin(t.Context())
+	require.NoError(t, err)
 	values, err := jobs.ReadMeasures(t.Context(), tx, jobs.MeasureFrom{Begun: true, EntriesUntil: 1000000})
 	require.NoError(t, err)
 	depth := map[string]float64{}
