@@ -18,8 +18,8 @@ RELEASED := CGO_ENABLED=0 GOFLAGS=-trimpath
 # Packages that run pgtick's Go code in the test's own process have the race detector. The others speak SQL, or start programs, those that serve built
 # with the detector: it would find nothing more, and takes half a minute of each of two cores. tests/install compares this list with what is imported.
 RACED := ^github.com/pgtick/pgtick/(runner/.*|tasks.*|examples/.*|tests/(conformance|credits|credits_sync|dashboard|library|limits|metrics|pgtest|realtime|ties))$$
-# Most tests wait for something, so six of each of three packages run at once. Vet has looked before.
-HOW := -count=1 -vet=off -ldflags=-s -p 3 -parallel 6 -timeout 20m
+# Most tests wait for something, so six of a package run at once. (Three packages at once in place of two save a twentieth, and tests that wait fail.) Vet has looked before.
+HOW := -count=1 -vet=off -ldflags=-s -parallel 6 -timeout 20m
 # What a worker relies on is tested once more through a pooler in transaction mode (tests/pgtest, PoolerEnv): not what SQL alone refuses or tells,
 # what concerns Redis, settings or several databases, nor what a statement costs.
 POOLED := $(RELEASED) PGTICK_TEST_POOLER=transaction $(HOW) \
