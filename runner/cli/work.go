@@ -47,8 +47,8 @@ settings say. One that can't be reached at the start is tried again every ten se
 }
 
 // What a runner holds is small, and what passes through it is not: with Go's default a busy one spends a tenth of its time collecting
-// garbage, with this half of that, for some 8 MiB. GOGC in the environment goes before it.
-const gcPercent = 200
+// garbage, with this somewhat more than half of that, for some 5 MiB. GOGC in the environment goes before it.
+const gcPercent = 150
 
 // work runs an engine for each database, and the HTTP server of all, until ctx ends.
 func work(ctx context.Context, cfg config.Config, registry *tasks.Registry, log *logrus.Logger) error {

@@ -31,7 +31,7 @@ type Options struct {
 type Dashboard struct {
 	options   Options
 	databases []*database
-	templates templates
+	parsed    func() (templates, error) // at the first page: a runner at which nobody looks needs no memory for them
 	sessions  *sessions
 	handler   http.Handler
 	closed    chan struct{}
@@ -41,15 +41,13 @@ type Dashboard struct {
 // NewDashboard makes one. Close ends it.
 func NewDashboard(options Options) (*Dashboard, error) {
 	d := &Dashboard{options: options, closed: make(chan struct{})}
+	d.parsed = sync.OnceValues(func() (templates, error) { return parseTemplates(pages()) })
 	ctx, end := context.WithCancel(context.Background())
 	d.leave = sync.OnceFunc(func() { close(d.closed); end() })
 	if options.Access.JWT != nil {
 		options.Access.JWT.ctx = ctx
 	}
 	var err error
-	if d.templates, err = parseTemplates(pages()); err != nil {
-		return nil, err
-	}
 	if d.sessions, err = newSessions(options.Access, options.Log); err != nil {
 		return nil, err
 	}
@@ -75,6 +73,22 @@ func (d *Dashboard) baseOf(name string) string {
 		base += "-" + strconv.Itoa(len(d.databases)+1)
 	}
 	return base
+}
+
+func (d *Dashboard) main(name string, s *screen) ([]byte, error) {
+	parsed, err := d.parsed()
+	if err != nil {
+		return nil, err
+	}
+	return parsed.main(name, s)
+}
+
+func (d *Dashboard) whole(s *screen, main []byte) ([]byte, error) {
+	parsed, err := d.parsed()
+	if err != nil {
+		return nil, err
+	}
+	return parsed.whole(s, main)
 }
 
 // Close ends the streams, and the connections.
@@ -246,7 +260,7 @@ func (d *Dashboard) make(ctx context.Context, r *http.Request, db *database, p p
 		}
 	}
 	s.Title, s.Now = v.Title, v.Now
-	main, err := d.templates.main(p.Template, s)
+	main, err := d.main(p.Template, s)
 	if err != nil {
 		return nil, fmt.Errorf("make the page %s: %w", p.Path, err)
 	}
@@ -259,7 +273,7 @@ func (d *Dashboard) send(w http.ResponseWriter, r *http.Request, s *screen, main
 	if !fragment && r.Header.Get(partHeader) == "" {
 		s.Notice = takeNotice(w, r)
 		var err error
-		if body, err = d.templates.whole(s, main); err != nil {
+		if body, err = d.whole(s, main); err != nil {
 			d.options.Log.WithError(err).Error("a page of the dashboard could not be made")
 			http.Error(w, "the page could not be made; see the log", http.StatusInternalServerError)
 			return
@@ -277,7 +291,7 @@ func (d *Dashboard) fail(w http.ResponseWriter, r *http.Request, db *database, c
 	if s.Person.Name == "" { // a stranger learns nothing, not even names of databases
 		s.Menu, s.Databases, s.LogsIn = nil, nil, false
 	}
-	main, err := d.templates.main("problem.html", s)
+	main, err := d.main("problem.html", s)
 	if err != nil {
 		http.Error(w, p.Message, code)
 		return

@@ -278,7 +278,7 @@ func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request, code int, 
 	s := d.screen(r, d.databases[0], page{Title: "Log in"}, person{})
 	s.Menu, s.Databases, s.LogsIn, s.Err = nil, nil, false, p
 	s.Data = map[string]any{"To": localAddress(r.FormValue("to")), "JWT": d.options.Access.JWT != nil}
-	main, err := d.templates.main("login.html", s)
+	main, err := d.main("login.html", s)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
