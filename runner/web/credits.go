@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pgtick/pgtick/runner/jobs"
 )
 
 func creditsPages() []page {
@@ -43,7 +45,7 @@ type ledgerShown struct {
 func loadLedger(ctx context.Context, v *view) (any, error) {
 	l := ledgerShown{Checks: v.database.options.Verify != nil}
 	var err error
-	if v.Now, err = databaseNow(ctx, v.DB); err != nil {
+	if v.Now, err = jobs.Now(ctx, v.DB); err != nil {
 		return nil, err
 	}
 	if l.State, err = stateOfLedger(ctx, v.DB); err != nil || !l.State.Used {
@@ -79,7 +81,7 @@ func loadAccount(ctx context.Context, v *view) (any, error) {
 	if err != nil || before < 0 {
 		return nil, wrong("before %q is no number of an entry", v.Query.Get("before"))
 	}
-	if v.Now, err = databaseNow(ctx, v.DB); err != nil {
+	if v.Now, err = jobs.Now(ctx, v.DB); err != nil {
 		return nil, err
 	}
 	a := accountShown{At: before}

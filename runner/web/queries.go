@@ -139,7 +139,7 @@ type runnerRow struct {
 const runnersMost = 100
 
 func readRunners(ctx context.Context, db jobs.DB) (rows []runnerRow, now time.Time, err error) {
-	if now, err = databaseNow(ctx, db); err != nil {
+	if now, err = jobs.Now(ctx, db); err != nil {
 		return nil, now, err
 	}
 	rows, err = collectRows(ctx, db, "read the runners", fromJSON[runnerRow], `select row_to_json(r)::text from pgtick.runners as r

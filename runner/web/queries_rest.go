@@ -41,12 +41,6 @@ func fromJSON[V any](row pgx.CollectableRow) (value V, err error) {
 	return value, json.Unmarshal(text, &value)
 }
 
-// databaseNow is the one clock that judges.
-func databaseNow(ctx context.Context, db jobs.DB) (now time.Time, err error) {
-	err = db.QueryRow(ctx, `select pgtick.now()`).Scan(&now)
-	return now, failedTo("ask the database's clock", err)
-}
-
 // zoneNames lists the time zones that the server knows. It reads them from files, which takes some 30 ms: ask rarely.
 func zoneNames(ctx context.Context, db jobs.DB) ([]string, error) {
 	return collectRows(ctx, db, "read the time zones", pgx.RowTo[string], `select z.name from pg_catalog.pg_timezone_names as z where z.name !~ '^(posix|right)/|^(localtime|posixrules|Factory)$' order by z.name`)

@@ -38,7 +38,7 @@ type queuesShown struct {
 func loadQueues(ctx context.Context, v *view) (any, error) {
 	var q queuesShown
 	var err error
-	if v.Now, err = databaseNow(ctx, v.DB); err != nil {
+	if v.Now, err = jobs.Now(ctx, v.DB); err != nil {
 		return nil, err
 	}
 	if q.Queues, err = queueDepths(ctx, v.DB); err != nil {

@@ -255,7 +255,7 @@ func (s *schedulePages) list(ctx context.Context, v *view) (any, error) {
 	if !slices.Contains(states, l.Filter.State) {
 		return nil, wrong("state %q is none of %s", l.Filter.State, strings.Join(states[1:], ", "))
 	}
-	now, err := databaseNow(ctx, v.DB)
+	now, err := jobs.Now(ctx, v.DB)
 	if err != nil {
 		return nil, err
 	}
