@@ -1,5 +1,5 @@
-// Command summary runs "go test -json" with its arguments and tells what people want to know: a line for each package, failures in
-// full, the slowest ten tests, and last of all "N passed, N failed, N skipped". It ends as go test does. After --then come settings of the
+// Command summary runs "go test -json" with its arguments and tells what people want to know: a line for each package, what
+// was skipped, the slowest ten tests, failures in full and by name, and last of all "N passed, N failed, N skipped". It ends as go test does. After --then come settings of the
 // environment, and the arguments of another run, whose tests are counted with the others; those of pgtick's own settings stand beside their names.
 package main
 
@@ -134,13 +134,19 @@ func (r *results) find(pkg, name string) *test {
 func (r *results) report() int {
 	counted := r.counted()
 	failed := only(counted, "fail")
-	for _, t := range failed {
-		fmt.Fprintf(r.out, "\n--- failed: %s %s\n%s", t.pkg, t.name, r.said(t))
-	}
 	for _, t := range only(counted, "skip") {
 		fmt.Fprintf(r.out, "\n--- skipped: %s %s\n%s", t.pkg, t.name, t.output.String())
 	}
 	r.printSlowest()
+	for _, t := range failed { // last, since often only the end of a long log is kept
+		fmt.Fprintf(r.out, "\n--- failed: %s %s\n%s", t.pkg, t.name, r.said(t))
+	}
+	if len(failed) > 0 {
+		fmt.Fprint(r.out, "\nfailed\n") // by name once more: what they said may be long
+	}
+	for _, t := range failed {
+		fmt.Fprintf(r.out, "  %s %s\n", t.pkg, t.name)
+	}
 	fmt.Fprintf(r.out, "\n%d passed, %d failed, %d skipped\n", len(only(counted, "pass")), len(failed), len(only(counted, "skip")))
 	return len(failed)
 }

@@ -56,6 +56,7 @@ func TestSummary_OfTwoRuns_CountsBoth_AndTellsThemApart(t *testing.T) {
 	require.Equal(t, 1, r.report())
 	require.Contains(t, out.String(), "pass p 1.0s\nfail p (X=y) 2.0s\n")
 	require.Contains(t, out.String(), "--- failed: p (X=y) TestA")
+	require.Contains(t, out.String(), "\nfailed\n  p (X=y) TestA\n")
 	require.True(t, strings.HasSuffix(out.String(), "\n1 passed, 1 failed, 0 skipped\n"), out.String())
 }
 
