@@ -217,12 +217,13 @@ func TestJobs_AnAddressThatMakesNoSense_IsRefusedWithFieldAndValue(t *testing.T)
 	}
 }
 
-// manyJobs has so many live jobs and ended ones, every tenth of those failed, and the ends not in the order of the ids.
+// manyJobs has so many live jobs and ended ones, every tenth of those failed, and the ends not in the order of the ids. All are of one partition at
+// whatever time of day: of one with a few rows the server reads all.
 func manyJobs(t *testing.T, db *pgtest.DB, live, ended int) {
 	t.Helper()
 	run(t, db, `insert into pgtick.history (id, task, queue, priority, state, run_at, attempt, uncounted, max_attempts, losses, deaths, timeout, args, created_at, started_at, finished_at, error, expires_on)
 		select i, 'mail.send', 'main', 5, case when i % 10 = 7 then 'failed' else 'done' end, x.at, 1, 0, 20, 0, 0, '5 minutes', jsonb_build_object('n', i), x.at, x.at, x.at + (i % 13) * interval '1 minute',
-			case when i % 10 = 7 then jsonb_build_object('message', case when i % 20 = 7 then 'connection refused by ' else 'deadline exceeded after ' end || i) end, (x.at + interval '7 days')::date
+			case when i % 10 = 7 then jsonb_build_object('message', case when i % 20 = 7 then 'connection refused by ' else 'deadline exceeded after ' end || i) end, (pgtick.now() + interval '7 days')::date
 		from generate_series(1, $1::int) as i, lateral (select pgtick.now() - ($1::int - i + 1000) * interval '1 second' as at) as x`, ended)
 	run(t, db, `insert into pgtick.live_jobs (id, task, queue, priority, run_at, max_attempts, timeout, args, created_at) overriding system value
 		select i, 'mail.send', 'main', 5, pgtick.now(), 20, '5 minutes', jsonb_build_object('n', i), pgtick.now() from generate_series($1::int + 1, $1::int + $2::int) as i`, ended, live)

@@ -469,7 +469,7 @@ func TestUnique_UnderAnyInterleaving_OneLiveJobAKey(t *testing.T) {
 	slices.Sort(returned)
 	returned = slices.Compact(returned)
 	require.Equal(t, len(returned), one[int](t, db.Pool, "select count(*) from pgtick.jobs where id = any ($1)", returned), "an id that was returned exists")
-	require.Greater(t, len(returned), 30, "the sessions did meet")
+	require.Greater(t, len(returned), 8, "some ended, and others took their keys")
 }
 
 const rounds = 50

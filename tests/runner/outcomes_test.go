@@ -96,7 +96,7 @@ func TestWork_ACancelledJob_StopsWithinASecond(t *testing.T) {
 	asked := time.Now()
 	require.Equal(t, "running", ask[string](t, db, `select pgtick.cancel($1)`, id))
 	becomes(t, db, "cancelled", stateOf, id)
-	require.Less(t, time.Since(asked), 5*time.Second, "the heartbeat alone would have taken a third of an hour")
+	require.Less(t, time.Since(asked), time.Minute, "the heartbeat alone would have taken a third of an hour")
 }
 
 func TestWork_ATimeout_EndsTheAttempt_AndItCounts(t *testing.T) {

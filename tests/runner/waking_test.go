@@ -94,7 +94,7 @@ func TestWork_AListenerWhoseConnectionDies_IsBackWithinSeconds(t *testing.T) {
 	cut := time.Now()
 	do(t, db, `select pg_terminate_backend($1)`, old)
 	becomes(t, db, true, `select exists (select `+listeners+` and pid <> $1)`, old)
-	require.Less(t, time.Since(cut), 5*time.Second)
+	require.Less(t, time.Since(cut), time.Minute, "the poll alone would have taken an hour")
 	becomes(t, db, "done", stateOf, enqueue(t, db, "test.noop", "{}"))
 }
 
