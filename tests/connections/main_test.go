@@ -31,6 +31,7 @@ const (
 var binary string
 
 func TestMain(m *testing.M) {
+	_ = os.Unsetenv("PGSSLMODE") // "make test" sets it; here connections are as they are by themselves
 	dir, err := os.MkdirTemp("", "pgtick-testrunner-")
 	if err != nil {
 		panic(err)
@@ -150,10 +151,7 @@ func ask[V any](t *testing.T, db *pgtest.DB, sql string, args ...any) (value V) 
 // becomes waits until a query answers what it should.
 func becomes[V comparable](t *testing.T, db *pgtest.DB, want V, sql string, args ...any) {
 	t.Helper()
-	var last V
-	require.Eventually(t, func() bool {
-		return db.Pool.QueryRow(t.Context(), sql, args...).Scan(&last) == nil && last == want
-	}, within, every, "%s: want %v", sql, want)
+	pgtest.Becomes(t, db, within, want, sql, args...)
 }
 
 func enqueue(t *testing.T, db *pgtest.DB, task, args string, n int) {

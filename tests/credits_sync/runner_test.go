@@ -13,18 +13,12 @@ import (
 	"github.com/pgtick/pgtick/tests/pgtest"
 )
 
-// Conditions are looked at this often, and waited for that long.
-const (
-	every  = 20 * time.Millisecond
-	within = 3 * time.Minute
-)
+// within is how long a condition is waited for.
+const within = 3 * time.Minute
 
 func becomes[V comparable](t *testing.T, db *pgtest.DB, want V, sql string, args ...any) {
 	t.Helper()
-	var last V
-	require.Eventually(t, func() bool {
-		return db.Pool.QueryRow(t.Context(), sql, args...).Scan(&last) == nil && last == want
-	}, within, every, "%s: want %v", sql, want)
+	pgtest.Becomes(t, db, within, want, sql, args...)
 }
 
 // lockedText gathers what a process says while it runs.

@@ -17,6 +17,7 @@ import (
 func TestQueues_ListTellsDepthByState(t *testing.T) {
 	t.Parallel()
 	d := open(t)
+	pgtest.SetNow(t, d.DB, time.Now()) // so that ten minutes are ten minutes, however long the rest takes
 	run(t, d.DB, `select pgtick.enqueue('a', p_queue => 'mail') from generate_series(1, 3)`)
 	pgtest.Advance(t, d.DB, 10*time.Minute)
 	run(t, d.DB, `select pgtick.enqueue('b', p_queue => 'mail', p_priority => 1) from generate_series(1, 2); select pgtick.enqueue('a', p_queue => 'mail', p_run_at => pgtick.now() + interval '1 hour') from generate_series(1, 4);

@@ -32,6 +32,9 @@ func TestFiles_NameSettingsThatExist(t *testing.T) {
 	require.Greater(t, len(files), 5)
 	named := 0
 	for _, file := range files {
+		if info, err := os.Stat(file); err == nil && info.IsDir() { // the dashboard of Grafana, which knows no settings
+			continue
+		}
 		text, err := os.ReadFile(file)
 		require.NoError(t, err)
 		for _, name := range ourSettings.FindAllString(string(text), -1) {

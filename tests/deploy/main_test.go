@@ -66,6 +66,7 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 var (
 	programOnce   sync.Once
 	programFolder string
+	programPath   string
 	programErr    error
 )
 
@@ -74,11 +75,11 @@ func program(t *testing.T) string {
 	t.Helper()
 	programOnce.Do(func() {
 		if programFolder, programErr = os.MkdirTemp("", "pgtick-deploy-"); programErr == nil {
-			programErr = buildIn(root(t), filepath.Join(programFolder, "testrunner"))
+			programPath, programErr = programs.Build(programFolder, programs.TestRunner)
 		}
 	})
 	require.NoError(t, programErr)
-	return filepath.Join(programFolder, "testrunner")
+	return programPath
 }
 
 // buildIn builds the test runner of a source tree.
@@ -181,12 +182,7 @@ func ask[V any](t *testing.T, db *pgtest.DB, sql string, args ...any) (value V) 
 // becomes waits until a query answers what it should.
 func becomes[V comparable](t *testing.T, db *pgtest.DB, want V, sql string, args ...any) {
 	t.Helper()
-	var last V
-	var err error
-	require.Eventually(t, func() bool {
-		err = db.Pool.QueryRow(t.Context(), sql, args...).Scan(&last)
-		return err == nil && last == want
-	}, within, every, "%s: want %v", sql, want)
+	pgtest.Becomes(t, db, within, want, sql, args...)
 }
 
 // column returns the first column of all rows.

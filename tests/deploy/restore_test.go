@@ -113,7 +113,7 @@ var aboutRoles = regexp.MustCompile(`role "pgtick_(runner|reader)" does not exis
 func TestRestore_OnAServerWithoutTheRoles_IsMendedByMigrate(t *testing.T) {
 	t.Parallel()
 	db := livedIn(t)
-	server := pgtest.Server(t)
+	server := pgtest.BareServer(t)
 	_, err := connect(t, server.URL("postgres")).Exec(t.Context(), "create database "+db.Name+" template template0")
 	require.NoError(t, err)
 	copied := db.At(t, server)

@@ -3,7 +3,6 @@ package django
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,7 +19,6 @@ import (
 )
 
 const (
-	every  = 20 * time.Millisecond
 	within = 2 * time.Minute
 
 	// The one that Debian's packages are for; another on the PATH does not see them.
@@ -104,10 +102,7 @@ func ask[V any](t *testing.T, db *pgtest.DB, sql string, args ...any) (value V) 
 
 func becomes[V comparable](t *testing.T, db *pgtest.DB, want V, sql string, args ...any) {
 	t.Helper()
-	var last V
-	require.Eventually(t, func() bool {
-		return db.Pool.QueryRow(t.Context(), sql, args...).Scan(&last) == nil && last == want
-	}, within, every, "%s: want %v, last %v", sql, want, lazily(func() string { return fmt.Sprint(last) }))
+	pgtest.Becomes(t, db, within, want, sql, args...)
 }
 
 const ann = "6f9619ff-8b86-4d11-b42d-00c04fc964ff"

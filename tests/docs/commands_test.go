@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pgtick/pgtick/tests/programs"
 )
 
 // program answers what the built command line can do.
@@ -21,7 +23,9 @@ type program struct {
 
 func newProgram(t *testing.T) *program {
 	t.Helper()
-	return &program{t: t, path: build(t, "./runner/cmd/pgtick"), seen: map[string]string{}}
+	path, err := programs.Build(t.TempDir(), programs.Pgtick)
+	require.NoError(t, err)
+	return &program{t: t, path: path, seen: map[string]string{}}
 }
 
 // help is what a command says of itself.

@@ -81,7 +81,7 @@ func databaseFor(t *testing.T, blocks []block) string {
 	if !slices.ContainsFunc(blocks, func(b block) bool { return callsCron.MatchString(b.code) }) {
 		return pgtest.New(t).URL
 	}
-	server, err := localpg.Start(t.Context(), localpg.Options{Cron: true})
+	server, err := pgtest.StartBare(localpg.Options{Cron: true})
 	if errors.Is(err, localpg.ErrNoCron) {
 		t.Skip("this page calls pg_cron, which is not installed")
 	}

@@ -123,7 +123,7 @@ func TestHTTP_TLS_BelievesTheFileOfCertificates_AndNoOther(t *testing.T) {
 	t.Parallel()
 	db := fresh(t)
 	there := listen(t, "127.0.0.1", overHTTP2, func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(r.Proto)) })
-	id := enqueue(t, db, object{"url": there.URL}, "")
+	id := enqueue(t, db, object{"url": there.URL}, `, p_retry_policy => '{"kind": "list", "delays": ["1 hour"]}'`) // not before it is told to
 	stranger := work(t, db, here)
 	becomes(t, db, 1, tried, id)
 	require.Contains(t, ask[string](t, db, errorOf, id), "certificate")

@@ -147,25 +147,7 @@ func ask[V any](t *testing.T, db *pgtest.DB, sql string, args ...any) (value V) 
 // becomes waits until a query answers what it should.
 func becomes[V comparable](t *testing.T, db *pgtest.DB, want V, sql string, args ...any) {
 	t.Helper()
-	var last V
-	var err error
-	if !assertEventually(t, func() bool {
-		err = db.Pool.QueryRow(t.Context(), sql, args...).Scan(&last)
-		return err == nil && last == want
-	}) {
-		require.Failf(t, "it does not become so", "%s: want %v, have %v, %v", sql, want, last, err)
-	}
-}
-
-func assertEventually(t *testing.T, condition func() bool) bool {
-	t.Helper()
-	for until := time.Now().Add(within); time.Now().Before(until); {
-		if condition() {
-			return true
-		}
-		<-time.After(every)
-	}
-	return false
+	pgtest.Becomes(t, db, within, want, sql, args...)
 }
 
 // object is JSON that a test writes.

@@ -131,7 +131,7 @@ func cronServer(t *testing.T, database string) *localpg.Server {
 	if !localpg.HasCron(bin) {
 		t.Skip("the PostgreSQL in " + bin + " has no pg_cron")
 	}
-	server, err := localpg.Start(t.Context(), localpg.Options{Cron: true, CronDatabase: database})
+	server, err := pgtest.StartBare(localpg.Options{Cron: true, CronDatabase: database})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, server.Close()) })
 	_, err = newConn(t, server.URL("postgres")).Exec(t.Context(), "create database "+database)

@@ -163,14 +163,13 @@ func ask[V any](t *testing.T, db *pgtest.DB, sql string, args ...any) (value V) 
 // becomes waits until a query answers what it should.
 func becomes[V comparable](t *testing.T, db *pgtest.DB, want V, sql string, args ...any) {
 	t.Helper()
-	var last V
-	require.Eventually(t, func() bool { last = ask[V](t, db, sql, args...); return last == want }, within, every, "%s: want %v", sql, want)
+	pgtest.Becomes(t, db, within, want, sql, args...)
 }
 
 // get reads what an address serves.
 func get(t *testing.T, url string) (string, error) {
 	t.Helper()
-	ctx, end := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, end := context.WithTimeout(t.Context(), within)
 	defer end()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	require.NoError(t, err)

@@ -53,11 +53,14 @@ func freeAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// alerts are those that fire, with what tells them apart.
+// alerts are those that fire, with what tells them apart. Where Prometheus does not answer, whoever waits asks again.
 func (p *scraper) alerts() (firing []string) {
 	p.t.Helper()
 	text, err := get(p.t, p.url+"/api/v1/alerts")
-	require.NoError(p.t, err)
+	if err != nil {
+		p.t.Log(err)
+		return nil
+	}
 	var answer struct {
 		Data struct {
 			Alerts []struct {
@@ -79,8 +82,7 @@ func (p *scraper) alerts() (firing []string) {
 func (p *scraper) scraped(query string) bool {
 	p.t.Helper()
 	text, err := get(p.t, p.url+"/api/v1/query?query="+url.QueryEscape(query))
-	require.NoError(p.t, err)
-	return strings.Contains(text, `"metric"`)
+	return err == nil && strings.Contains(text, `"metric"`)
 }
 
 // Two databases in which much is wrong, three runners, and a Prometheus that scrapes them.

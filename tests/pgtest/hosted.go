@@ -117,7 +117,7 @@ func (s *server) asPostgresURL(name string) string {
 
 // startHosted hands the server's first superuser to the provider, so that postgres can be the project's own.
 func startHosted(opt localpg.Options) (*server, error) {
-	own, err := localpg.Start(context.Background(), opt)
+	own, err := StartBare(opt)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,9 @@ type server struct {
 	url      string // of a superuser, to database postgres or the one named
 	template string
 	stop     func()
-	pooler   *pooler // where PoolerEnv asks for one
+	pooler   *pooler        // where PoolerEnv asks for one
+	seeded   bool           // it was copied with the template in it
+	kept     chan *pgx.Conn // connections to it that wait for the next statement; nil: each has its own
 
 	once       sync.Once // makes the template
 	problem    error
@@ -88,7 +90,13 @@ func Main(m *testing.M) {
 func New(t testing.TB) *DB {
 	t.Helper()
 	s := plain.get(t)
-	s.once.Do(func() { s.problem = s.makeTemplate() })
+	s.once.Do(func() {
+		if s.seeded {
+			s.problem = s.renew(s.template)
+		} else {
+			s.problem = s.makeTemplate()
+		}
+	})
 	require.NoError(t, s.problem, "make the template database")
 	return s.database(t, s.template)
 }
@@ -133,11 +141,21 @@ func ServerWith(t testing.TB, opt localpg.Options) *localpg.Server {
 	if opt.Cron {
 		needCron(t)
 	}
+	kind := migrated
+	if opt.Cron {
+		kind = bare // what a migrate finds there decides what it does
+	}
+	from, err := seed(kind, opt.Cron)
+	require.NoError(t, err)
+	opt.From = from
 	own, err := localpg.Start(context.Background(), forTests(opt))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, own.Close()) })
 	if opt.Cron {
 		(&server{url: own.URL("postgres")}).exec(t, "create extension pg_cron with schema pg_catalog")
+	} else if from != "" {
+		unused.Store(own, true)
+		t.Cleanup(func() { unused.Delete(own) })
 	}
 	return own
 }
@@ -175,6 +193,11 @@ func NewOn(t testing.TB, own *localpg.Server) *DB {
 	t.Helper()
 	s := &server{url: own.URL("postgres"), pooler: new(pooler)}
 	t.Cleanup(s.pooler.stop)
+	if db := s.takeTemplate(t, own); db != nil {
+		db.open(t)
+		db.adopt(t)
+		return db
+	}
 	db := s.create(t, "template0")
 	db.open(t)
 	db.Migrate(t)
@@ -274,18 +297,22 @@ func startPlain() (*server, error) {
 	if named := os.Getenv("TEST_DATABASE_URL"); named != "" {
 		return useNamed(named), nil
 	}
-	own, err := localpg.Start(context.Background(), localpg.Options{Temp: fastFolder(), Settings: testSettings()})
+	from, err := seed(migrated, false)
 	if err != nil {
 		return nil, err
 	}
-	return &server{url: own.URL("postgres"), template: "pgtick_template", stop: func() { _ = own.Close() }, pooler: new(pooler)}, nil
+	own, err := localpg.Start(context.Background(), localpg.Options{Temp: fastFolder(), Settings: testSettings(), From: from})
+	if err != nil {
+		return nil, err
+	}
+	return &server{url: own.URL("postgres"), template: templateName, seeded: from != "", stop: func() { _ = own.Close() }, pooler: new(pooler), kept: make(chan *pgx.Conn, 4)}, nil
 }
 
 // useNamed works on a server that is not ours: its databases carry our process number, and go at the end.
 func useNamed(named string) *server {
 	s := &server{url: named, template: fmt.Sprintf("pgtick_template_%d", os.Getpid()), pooler: new(pooler)}
 	s.stop = func() { _ = s.tryExec(context.Background(), "drop database if exists "+s.template+" with (force)") }
-	if ready := os.Getenv("TEST_DATABASE_TEMPLATE"); ready != "" { // tests/credits_model/mutants
+	if ready := os.Getenv("TEST_DATABASE_TEMPLATE"); ready != "" { // tests/mutants
 		s.template, s.stop = ready, func() {}
 		s.once.Do(func() {})
 	}
@@ -293,7 +320,7 @@ func useNamed(named string) *server {
 }
 
 func startWithCron() (*server, error) {
-	own, err := localpg.Start(context.Background(), localpg.Options{Temp: fastFolder(), Cron: true, Settings: testSettings()})
+	own, err := StartBare(localpg.Options{Cron: true, Settings: testSettings()})
 	if err != nil {
 		return nil, err
 	}
@@ -302,7 +329,7 @@ func startWithCron() (*server, error) {
 }
 
 func testSettings() map[string]string {
-	return map[string]string{"shared_buffers": "64MB", "max_connections": "200", "max_wal_size": "1GB"}
+	return map[string]string{"shared_buffers": "64MB", "max_connections": "200", "max_wal_size": "1GB", "jit": "off"}
 }
 
 // makeTemplate is done once a server; New then only copies files.
@@ -336,22 +363,35 @@ func (s *server) settle(ctx context.Context) error {
 func (s *server) database(t testing.TB, template string) *DB {
 	t.Helper()
 	db := s.create(t, template)
-	t.Cleanup(func() { s.exec(t, "drop database if exists "+db.Name+" with (force)") })
+	t.Cleanup(func() {
+		db.noteCalled(t)
+		s.exec(t, "drop database if exists "+db.Name+" with (force)")
+	})
 	db.open(t)
 	if template == s.template && template != "" {
-		// A copy is refused to runners until its own address is recorded. For a test's database that is no protection but a nuisance.
-		_, err := db.Pool.Exec(context.Background(), "select pgtick.adopt($1, p_only => true)", migrations.Address(db.Config(t)))
-		require.NoError(t, err)
+		db.adopt(t)
 	}
 	return db
 }
 
+// adopt: a copy is refused to runners until its own address is recorded. For a test's database that is no protection but a nuisance.
+func (db *DB) adopt(t testing.TB) {
+	t.Helper()
+	_, err := db.Pool.Exec(context.Background(), "select pgtick.adopt($1, p_only => true)", migrations.Address(db.Config(t)))
+	require.NoError(t, err)
+}
+
 func (s *server) create(t testing.TB, template string) *DB {
 	t.Helper()
-	db := &DB{Name: fmt.Sprintf("pgtick_test_%d_%d", os.Getpid(), counter.Add(1)), server: s}
-	db.URL = s.urlOf(db.Name)
+	db := s.newDB()
 	// A copy of the files, not of each page by way of the log: four times as fast in memory.
 	s.exec(t, "create database "+db.Name+" template "+template+" strategy file_copy")
+	return db
+}
+
+func (s *server) newDB() *DB {
+	db := &DB{Name: fmt.Sprintf("pgtick_test_%d_%d", os.Getpid(), counter.Add(1)), server: s}
+	db.URL = s.urlOf(db.Name)
 	return db
 }
 
@@ -370,6 +410,9 @@ func (db *DB) open(t testing.TB) {
 	t.Cleanup(func() { db.close(t) })
 }
 
+// patience is how long what ends at last may take on a machine that is busy with other things. Nothing is expected to.
+const patience = time.Minute
+
 // close does not wait for ever for a connection that a failed test has kept.
 func (db *DB) close(t testing.TB) {
 	closed := make(chan struct{})
@@ -379,7 +422,7 @@ func (db *DB) close(t testing.TB) {
 	}()
 	select {
 	case <-closed:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Errorf("a connection of the pool was never given back")
 	}
 }
@@ -399,15 +442,48 @@ func (s *server) exec(t testing.TB, statement string, args ...any) {
 }
 
 func (s *server) tryExec(ctx context.Context, statement string, args ...any) error {
-	conn, err := pgx.Connect(ctx, s.url)
+	conn, old, err := s.connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	err = execOn(ctx, conn, statement, args...)
+	if err != nil && old && conn.IsClosed() { // somebody has ended it since
+		if conn, err = pgx.Connect(ctx, s.url); err != nil {
+			return err
+		}
+		err = execOn(ctx, conn, statement, args...)
+	}
+	s.giveBack(ctx, conn, err)
+	return err
+}
+
+func execOn(ctx context.Context, conn *pgx.Conn, statement string, args ...any) (err error) {
 	if len(args) == 0 {
 		_, err = conn.PgConn().Exec(ctx, statement).ReadAll()
 	} else {
 		_, err = conn.Exec(ctx, statement, args...)
 	}
 	return err
+}
+
+// connect returns a kept connection where there is one: two for each test would cost as much as its database.
+func (s *server) connect(ctx context.Context) (conn *pgx.Conn, old bool, err error) {
+	select {
+	case conn = <-s.kept:
+		return conn, true, nil
+	default:
+		conn, err = pgx.Connect(ctx, s.url)
+		return conn, false, err
+	}
+}
+
+func (s *server) giveBack(ctx context.Context, conn *pgx.Conn, err error) {
+	if err == nil {
+		select {
+		case s.kept <- conn:
+			return
+		default:
+		}
+	}
+	_ = conn.Close(ctx)
 }

@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -13,10 +14,13 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -26,21 +30,29 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// RedisEnv names the server program where it shall not be the redis-server on the PATH: of another version, or a valkey-server.
+const RedisEnv = "PGTICK_TEST_REDIS"
+
 // RedisServer is a redis-server of one test, on a loopback port, which keeps nothing on disk.
 type RedisServer struct {
-	URL   string         // as REDIS_URL takes it
-	Roots *x509.CertPool // who signed its certificate; nil without TLS
+	URL    string         // as REDIS_URL takes it
+	Roots  *x509.CertPool // who signed its certificate; nil without TLS
+	Folder string         // where its files are; with TLS ca.pem, and cert.pem and key.pem, which a client may show it
 
 	t       testing.TB
-	folder  string
+	flags   []string
 	process *localpg.Process
 	pid     int
 }
 
-// RedisOptions of a server; the zero value has neither.
+// RedisOptions of a server; the zero value is one without any.
 type RedisOptions struct {
-	Password string
-	TLS      bool // only: there is no port without
+	Password   string
+	TLS        bool // only: there is no port without
+	ClientCert bool // with TLS: who shows no certificate is not let in
+	Cluster    bool // it can be a node of a cluster
+	Sentinel   bool
+	Settings   []string // more lines for its configuration
 }
 
 // Redis starts a redis-server for one test. It ends with the test.
@@ -52,15 +64,25 @@ func Redis(t testing.TB) *RedisServer {
 // RedisWith is Redis with options.
 func RedisWith(t testing.TB, opt RedisOptions) *RedisServer {
 	t.Helper()
-	s := &RedisServer{t: t, folder: t.TempDir()}
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
-	where := url.URL{Scheme: "redis", Host: address}
-	_, port, err := net.SplitHostPort(address)
-	require.NoError(t, err)
-	config := "bind 127.0.0.1\nsave \"\"\nappendonly no\ndir " + s.folder + "\n"
+	s := &RedisServer{t: t, Folder: t.TempDir()}
+	port := strconv.Itoa(freePort(t))
+	if opt.Cluster {
+		port = strconv.Itoa(clusterPort(t))
+	}
+	where := url.URL{Scheme: "redis", Host: net.JoinHostPort("127.0.0.1", port)}
+	config := "bind 127.0.0.1\ndir " + s.Folder + "\n"
+	if opt.Sentinel { // it looks by access(2) whether it may write its file, so its account must be able to enter all folders above
+		s.flags = []string{"--sentinel"}
+		require.NoError(t, os.Chmod(filepath.Dir(s.Folder), 0o711))
+	} else {
+		config += "save \"\"\n"
+	}
+	if opt.Cluster {
+		config += "cluster-enabled yes\n"
+	}
 	if opt.TLS {
 		where.Scheme = "rediss"
-		config += "port 0\ntls-port " + port + "\ntls-auth-clients no\n" + s.certify()
+		config += "port 0\ntls-port " + port + "\ntls-auth-clients " + yesNo(opt.ClientCert) + "\n" + s.certify()
 	} else {
 		config += "port " + port + "\n"
 	}
@@ -68,7 +90,7 @@ func RedisWith(t testing.TB, opt RedisOptions) *RedisServer {
 		where.User = url.UserPassword("default", opt.Password)
 		config += fmt.Sprintf("requirepass %q\n", opt.Password)
 	}
-	write(t, s.folder, "redis.conf", config)
+	write(t, s.Folder, "redis.conf", config+strings.Join(append(opt.Settings, ""), "\n"))
 	s.URL = where.String()
 	s.Start()
 	t.Cleanup(func() {
@@ -81,13 +103,13 @@ func RedisWith(t testing.TB, opt RedisOptions) *RedisServer {
 // Start lets it run again after Kill, at the same address, and empty.
 func (s *RedisServer) Start() {
 	s.t.Helper()
-	process, err := localpg.Supervise(s.folder, "TERM", findRedis(s.t), filepath.Join(s.folder, "redis.conf"))
+	process, err := localpg.Supervise(s.Folder, "TERM", slices.Concat([]string{findRedis(s.t), filepath.Join(s.Folder, "redis.conf")}, s.flags)...)
 	require.NoError(s.t, err)
 	s.process = process
 	where, err := url.Parse(s.URL)
 	require.NoError(s.t, err)
 	require.Eventually(s.t, func() bool { return s.opens(where.Host) && s.readPid() }, 20*time.Second, 10*time.Millisecond,
-		"redis-server does not let us in; its log is %s/log", s.folder)
+		"redis-server does not let us in; its log is %s/log", s.Folder)
 }
 
 // opens: go-redis writes a line to stderr for each try that fails.
@@ -124,6 +146,9 @@ func (s *RedisServer) connect() *redis.Client {
 	require.NoError(s.t, err)
 	if options.TLSConfig != nil {
 		options.TLSConfig.RootCAs = s.Roots
+		own, err := tls.LoadX509KeyPair(filepath.Join(s.Folder, "cert.pem"), filepath.Join(s.Folder, "key.pem"))
+		require.NoError(s.t, err)
+		options.TLSConfig.Certificates = []tls.Certificate{own}
 	}
 	options.DialerRetries, options.MaxRetries = 1, -1
 	return redis.NewClient(options)
@@ -152,19 +177,19 @@ func (s *RedisServer) certify() string {
 	root := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "pgtest"}, NotBefore: time.Now().Add(-time.Hour),
 		NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "redis"}, NotBefore: root.NotBefore, NotAfter: root.NotAfter,
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	rootDER := s.sign(root, root, &authority.PublicKey, authority)
 	leafDER := s.sign(leaf, root, &server.PublicKey, authority)
 	keyDER, err := x509.MarshalECPrivateKey(server)
 	require.NoError(s.t, err)
 	s.Roots = x509.NewCertPool()
 	require.True(s.t, s.Roots.AppendCertsFromPEM(asPEM("CERTIFICATE", rootDER)))
-	write(s.t, s.folder, "ca.pem", string(asPEM("CERTIFICATE", rootDER)))
-	write(s.t, s.folder, "cert.pem", string(asPEM("CERTIFICATE", leafDER)))
-	write(s.t, s.folder, "key.pem", string(asPEM("EC PRIVATE KEY", keyDER)))
+	write(s.t, s.Folder, "ca.pem", string(asPEM("CERTIFICATE", rootDER)))
+	write(s.t, s.Folder, "cert.pem", string(asPEM("CERTIFICATE", leafDER)))
+	write(s.t, s.Folder, "key.pem", string(asPEM("EC PRIVATE KEY", keyDER)))
 	_, err = tls.X509KeyPair(asPEM("CERTIFICATE", leafDER), asPEM("EC PRIVATE KEY", keyDER))
 	require.NoError(s.t, err)
-	return fmt.Sprintf("tls-ca-cert-file %[1]s/ca.pem\ntls-cert-file %[1]s/cert.pem\ntls-key-file %[1]s/key.pem\n", s.folder)
+	return fmt.Sprintf("tls-ca-cert-file %[1]s/ca.pem\ntls-cert-file %[1]s/cert.pem\ntls-key-file %[1]s/key.pem\n", s.Folder)
 }
 
 func (s *RedisServer) sign(certificate, parent *x509.Certificate, public *ecdsa.PublicKey, by *ecdsa.PrivateKey) []byte {
@@ -186,9 +211,28 @@ func asPEM(kind string, der []byte) []byte {
 // findRedis fails where there is none: without Redis nothing is known of the limits.
 func findRedis(t testing.TB) string {
 	t.Helper()
-	path, err := exec.LookPath("redis-server")
+	path, err := exec.LookPath(cmp.Or(os.Getenv(RedisEnv), "redis-server"))
 	if err != nil {
-		require.FailNow(t, "redis-server is not installed", "on Debian: apt-get install --no-install-recommends redis-server")
+		require.FailNow(t, "redis-server is not installed", "on Debian: apt-get install --no-install-recommends redis-server; or %s names another: %s", RedisEnv, err)
 	}
 	return path
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// clusterPort is free, as is the one that nodes speak to each other by.
+func clusterPort(t testing.TB) int {
+	t.Helper()
+	for {
+		port := freePort(t)
+		if listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port+10000))); err == nil {
+			require.NoError(t, listener.Close())
+			return port
+		}
+	}
 }

@@ -2,6 +2,7 @@
 package programs
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,29 +28,45 @@ func Build(folder, program string) (string, error) {
 	return build(folder, program, filepath.Base(program), Env(), "-buildvcs=false")
 }
 
-// BuildRace builds with the race detector.
+// BuildRace builds with the race detector, otherwise as "make test" compiles the tests that have it: with -trimpath, say, all would be compiled once more.
 func BuildRace(folder, program string) (string, error) {
-	return build(folder, program, filepath.Base(program)+"-race", append(os.Environ(), "CGO_ENABLED=1"), "-race", "-buildvcs=false")
+	return build(folder, program, filepath.Base(program)+"-race", append(os.Environ(), "CGO_ENABLED=1", "GOFLAGS="), "-race", "-buildvcs=false")
 }
 
 func build(folder, program, name string, env []string, flags ...string) (string, error) {
-	if shared := os.Getenv(FolderEnv); shared != "" {
-		folder = shared
-		unlock, err := lock(filepath.Join(shared, name+".lock"))
-		if err != nil {
-			return "", err
+	compile := func(path string) error {
+		command := exec.Command("go", append(append([]string{"build"}, flags...), "-o", path, "github.com/pgtick/pgtick/"+program)...)
+		command.Env = env
+		if out, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", program, err, out)
 		}
-		defer unlock()
-		if _, err := os.Stat(filepath.Join(folder, name)); err == nil {
-			return filepath.Join(folder, name), nil
-		}
+		return nil
+	}
+	if path, err := Shared(name, compile); path != "" || err != nil {
+		return path, err
 	}
 	path := filepath.Join(folder, name)
-	command := exec.Command("go", append(append([]string{"build"}, flags...), "-o", path, "github.com/pgtick/pgtick/"+program)...)
-	command.Env = env
-	if out, err := command.CombinedOutput(); err != nil {
-		_ = os.Remove(path)
-		return "", fmt.Errorf("build %s: %w\n%s", program, err, out)
+	return path, compile(path)
+}
+
+// Shared returns the path of what a run of "make test" makes once for all its packages: name, in the run's folder, made by who wants it first.
+// Outside such a run it returns "".
+func Shared(name string, fill func(path string) error) (string, error) {
+	folder := os.Getenv(FolderEnv)
+	if folder == "" {
+		return "", nil
+	}
+	path := filepath.Join(folder, name)
+	unlock, err := lock(path + ".lock")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if err := fill(path); err != nil {
+		return "", errors.Join(err, os.RemoveAll(path))
 	}
 	return path, nil
 }

@@ -126,6 +126,7 @@ func TestFairness_EqualPriorities_ClaimsOfOne_TakeTurns(t *testing.T) {
 func TestFairness_RunnersInStep_EachHasEachTurn(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
+	freeze(t, db) // however long it takes, nobody's lease runs out
 	fill(t, db, "echo", "default", 0, 1000)
 	fill(t, db, "echo", "other", 9, 100)
 	a, b := register(t, db, "a", "echo"), register(t, db, "b", "echo")

@@ -50,7 +50,7 @@ func TestTwoRunners_OneKilled_EachJobIsDoneOnce_AndTheLedgerSumsRight(t *testing
 	first.signal(syscall.SIGKILL)
 	require.Less(t, ask[int](t, db, `select count(*) from pgtick.history`), n, "killed in the middle")
 
-	becomes(t, db, n, `select count(*) from pgtick.jobs where state = 'done'`)
+	pgtest.Becomes(t, db, 10*time.Minute, n, `select count(*) from pgtick.jobs where state = 'done'`) // so many may take long on a busy machine
 	require.Equal(t, n, ask[int](t, db, `select count(*) from pgtick.jobs`), "none lost")
 	require.Equal(t, n, ask[int](t, db, `select count(*) from credits.transactions where type = 'deduction'`), "each charged once")
 	require.Equal(t, int64(accounts*1000000-n), ask[int64](t, db, `select sum(balance)::bigint from credits.accounts`))

@@ -168,12 +168,7 @@ func ask[V any](t *testing.T, db *pgtest.DB, sql string, args ...any) (value V) 
 // becomes waits until a query answers what it should.
 func becomes[V comparable](t *testing.T, db *pgtest.DB, want V, sql string, args ...any) {
 	t.Helper()
-	var last V
-	var err error
-	require.Eventually(t, func() bool {
-		err = db.Pool.QueryRow(t.Context(), sql, args...).Scan(&last)
-		return err == nil && last == want
-	}, within, every, "%s: want %v", sql, want)
+	pgtest.Becomes(t, db, within, want, sql, args...)
 }
 
 func enqueue(t *testing.T, db *pgtest.DB, task, args string) int64 {
@@ -185,7 +180,7 @@ const stateOf = `select state from pgtick.jobs where id = $1`
 
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
-	ctx, end := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, end := context.WithTimeout(t.Context(), within)
 	defer end()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	require.NoError(t, err)
