@@ -24,6 +24,28 @@ func (b *bench) keptUnserved(ctx context.Context, taken samples) error {
 	return b.kept(ctx, taken, "unserved_kept", func(s *store) error { return (&ours{pool: s.pool}).make(ctx, "nobody", b.size.waiting, "now") })
 }
 
+// keptBacklog is the speed at which a backlog of a million drains, against one that is soon over, in the same database in turn.
+func (b *bench) keptBacklog(ctx context.Context, taken samples) error {
+	s, err := b.store(ctx, "backlog_kept")
+	if err != nil {
+		return err
+	}
+	o := &ours{pool: s.pool}
+	for range b.size.keptRuns {
+		small, err := drain(ctx, o, b.size.jobs)
+		if err != nil {
+			return fmt.Errorf("control: %w", err)
+		}
+		large, err := drain(ctx, o, b.size.waiting)
+		if err != nil {
+			return err
+		}
+		taken.add("backlog_kept", "pgtick", 100*large/small)
+		fmt.Fprintf(os.Stderr, "%-14s %8.0f jobs/s, of a small backlog %8.0f jobs/s\n", "backlog_kept", large, small)
+	}
+	return b.drop(ctx, s)
+}
+
 // kept drains in two databases in turn, of which one has been given something to carry.
 func (b *bench) kept(ctx context.Context, taken samples, figure string, burden func(*store) error) error {
 	free, err := b.store(ctx, figure+"_control")

@@ -74,11 +74,14 @@ func (b *bench) parts() []part {
 		{"queue", []spec{{"sustained", "jobs/s"}, {"sustained_p99", "ms"}, {"sustained_backlog", "jobs"}}, b.sustained},
 		{"queue", []spec{{"delayed_p50", "ms"}, {"delayed_p99", "ms"}}, b.delayed},
 		{"queue", []spec{{"retried_p99", "ms"}}, b.retried},
+		{"queue", []spec{{"unblocked_after_p50", "ms"}, {"unblocked_after_p99", "ms"}, {"unblocked_sequence_p50", "ms"}, {"unblocked_sequence_p99", "ms"},
+			{"unblocked_limit_p50", "ms"}, {"unblocked_limit_p99", "ms"}}, b.unblocked},
 		{"queue_kept", []spec{{"pinned_kept", "%"}}, b.pinned},
 		{"queue_kept", []spec{{"pinned_restarts_kept", "%"}}, b.pinnedRestarts},
 		{"queue_kept", []spec{{"history_kept", "%"}}, b.keptHistory},
 		{"queue_kept", []spec{{"future_kept", "%"}}, b.keptFuture},
 		{"queue_kept", []spec{{"unserved_kept", "%"}}, b.keptUnserved},
+		{"queue_kept", []spec{{"backlog_kept", "%"}}, b.keptBacklog},
 		{"queue_runners", []spec{{"idle_statements", "statements/s"}, {"idle_cpu", "%"}}, b.idle},
 		{"queue_runners", []spec{{"rss", "MiB"}}, b.memory},
 		{"queue_runners", []spec{{"runners_total_1", "jobs/s"}, {"runners_total_2", "jobs/s"}, {"runners_total_4", "jobs/s"}, {"runners_total_8", "jobs/s"},
@@ -121,7 +124,7 @@ func main() {
 	flag.IntVar(&size.pinned, "pinned", 200000, "jobs drained in ten batches while a transaction stays open")
 	flag.IntVar(&size.keptRuns, "kept-runs", 5, "runs of the figures whose names end in _kept")
 	flag.IntVar(&size.history, "history", 5000000, "finished jobs of history_kept")
-	flag.IntVar(&size.waiting, "waiting", 1000000, "jobs of future_kept and unserved_kept that no runner takes")
+	flag.IntVar(&size.waiting, "waiting", 1000000, "jobs of future_kept and unserved_kept that no runner takes, and of backlog_kept's backlog")
 	flag.IntVar(&size.idle, "idle", 30, "seconds of watching an idle runner")
 	flag.IntVar(&size.memory, "memory-jobs", 1000000, "jobs of rss")
 	flag.IntVar(&size.shared, "shared-jobs", 400000, "jobs that several runners drain together")

@@ -5,6 +5,8 @@ Run it as it is, with the two tasks at its end, or import it: register your task
 environment: DATABASE_URL; LISTEN_DATABASE_URL, a direct connection where DATABASE_URL leads to a pooler in transaction mode; QUEUES;
 WORKERS (tasks at a time); LEASE, POLL and GRACE in seconds; NAME.
 
+It does not keep rates (pgtick.set_limit with a rate): it leaves tasks that have one to workers that do. How many run at once the database keeps.
+
 The main thread claims and reports, one thread renews the lease, one listens, WORKERS threads run tasks. Threads take turns, so a busy task
 stops none of the others; only C code that keeps the interpreter's lock for longer than the lease would.
 """
@@ -92,7 +94,8 @@ class Worker:
         self.runner, self.held, self.lock = None, {}, threading.Lock()  # held: Jobs by key, until the database has taken their outcomes
         self.work, self.inbox = queue.SimpleQueue(), queue.SimpleQueue()  # jobs for the task threads; calls for the main thread
         self.nudge, self.beat_soon, self.pending, self.reconcile_at = threading.Event(), False, [], []
-        self.look_at = self.rescue_at = self.retry_at = self.stop_at = self.armed_until = 0
+        self.look_at = self.rescue_at = self.retry_at = self.stop_at = self.armed_until = self.rates_at = 0
+        self.serves, self.left_out, self.anew = [], [], False  # left_out: tasks that have a rate; anew: register again, since that has changed
         self.number, self.pause, self.troubles = None, 0.001, 0  # number: of our sleep(), while others know that we sleep
 
     def run(self):
@@ -114,10 +117,15 @@ class Worker:
         log("stopped")
 
     def turn(self):
+        if self.anew and not self.held and self.runner is not None:
+            self.control.rows("select pgtick.leave(%s)", self.runner)
+            self.runner = None
         if self.runner is None:
             self.register()
         self.report()
         now = monotonic()
+        if now >= self.rates_at:
+            self.look_at_rates()
         if self.reconcile_at and now >= self.reconcile_at[0]:
             self.control.rows("select pgtick.reconcile(%s, %s::bigint[], %s::bigint[])", self.runner, *columns(self.held))
             self.reconcile_at.pop(0)
@@ -129,7 +137,7 @@ class Worker:
 
     def wait(self):
         """Until something is due, or somebody calls."""
-        due = min([self.rescue_at, self.look_at if len(self.held) < self.workers else self.rescue_at, *self.reconcile_at[:1]])
+        due = min([self.rescue_at, self.rates_at, self.look_at if len(self.held) < self.workers else self.rescue_at, *self.reconcile_at[:1]])
         if self.pending or self.stop_at:
             due = monotonic() + 0.02
         try:
@@ -140,14 +148,41 @@ class Worker:
             pass
 
     def register(self):
-        self.runner = self.control.value("select pgtick.register(%s::text, %s::text[], %s::text[], make_interval(secs => %s), 'worker.py', %s::int)",
-                                         self.name, self.queues, list(TASKS), self.lease, self.workers)
+        """Under all tasks; where some turn out to have a rate anew without them, so that nobody takes this worker for one that serves them."""
+        serves, self.left_out = list(TASKS), []
+        while True:
+            runner = self.control.value("select pgtick.register(%s::text, %s::text[], %s::text[], make_interval(secs => %s), 'worker.py', %s::int)",
+                                        self.name, self.queues, serves, self.lease, self.workers)
+            rated = self.rated(runner)
+            if not rated:
+                break
+            self.control.rows("select pgtick.leave(%s)", runner)
+            self.left_out, serves = self.left_out + rated, [name for name in serves if name not in rated]
+            log(f"left to workers that keep rates: {', '.join(rated)}")
+            if not serves:
+                refuse("all of its tasks have a rate, and it keeps none: take the limits away (pgtick.remove_limit), or run them by pgtick work", 1)
+        self.runner, self.serves, self.anew, self.rates_at = runner, serves, False, monotonic() + 60
         self.number, self.look_at = None, 0
         log(f"registered as runner {self.runner}")
+
+    def rated(self, runner):
+        """Which of a runner's tasks have a rate, that who runs them has to keep."""
+        return [row["task"] for row in self.control.rows("select distinct task from pgtick.limit_rules(%s) where task is not null order by task", runner)]
+
+    def look_at_rates(self):
+        rated = self.rated(self.runner)
+        self.serves = [name for name in self.serves if name not in rated]  # at once; the rest when nothing is held
+        self.anew, self.rates_at = self.anew or bool(rated), monotonic() + 60
+
+    def rates_changed(self):
+        self.rates_at, self.anew = 0, self.anew or bool(self.left_out)  # one may have been taken away
 
     def look(self):
         """One look for jobs; where there are none, one step further to sleep: say so, settle, ask when the next job is due."""
         now = monotonic()
+        if not self.serves:
+            self.look_at = now + self.poll
+            return
         if now + self.poll > self.armed_until:
             self.number = None  # a sleep must never last longer than was said
         settled = self.number and self.control.value("select pgtick.settled(%s::text::xid8)", self.number)
@@ -168,7 +203,7 @@ class Worker:
         try:
             rows = self.control.rows("select id, fence, task, args, attempt, max_attempts, extract(epoch from timeout)::float8 as timeout, checkpoint"
                                      " from pgtick.claim(%s, %s::text[], %s::text[], %s::int)",
-                                     self.runner, self.queues, list(TASKS), self.workers - len(self.held))
+                                     self.runner, self.queues, self.serves, self.workers - len(self.held))
         except psycopg.Error as error:
             if error.sqlstate not in ("TK002", "TK003"):  # it may be good without its answer, or even reach the server late
                 self.reconcile_at = [monotonic(), monotonic() + self.lease]
@@ -276,11 +311,15 @@ class Worker:
                 with psycopg.connect(self.listen_url, autocommit=True, connect_timeout=10, keepalives_idle=20) as conn:
                     conn.execute("listen pgtick")
                     conn.execute("listen pgtick_stop")
+                    conn.execute("listen pgtick_limits")
                     log("listening")
+                    self.inbox.put(self.rates_changed)
                     self.inbox.put(self.look_now)  # what was announced before, nobody heard
                     for note in conn.notifies():
                         if note.channel == "pgtick" and note.payload in self.queues:
                             self.inbox.put(self.look_now)
+                        elif note.channel == "pgtick_limits":
+                            self.inbox.put(self.rates_changed)
                         elif note.channel == "pgtick_stop" and note.payload in (str(self.runner), ""):
                             self.beat_soon = True
                             self.nudge.set()
@@ -314,6 +353,8 @@ class Worker:
             if isinstance(error, Snooze):
                 return "snoozed", None, None, float(error.args[0])
             for_good = isinstance(error, Permanent) or getattr(error, "sqlstate", None) in ("TK022", "TK023")  # a rule of the task forbids it
+            if for_good and not isinstance(error, Permanent):
+                self.gate_refused(job, error)
             told = {"cancelled": "cancelled", "shutdown": "released"}.get(job.reason, "error")
             return "failed" if for_good else told, None, describe(error), None
 
@@ -322,9 +363,16 @@ class Worker:
         self.local.db = getattr(self.local, "db", None) or Db(self.url)
         with self.local.db.open().transaction(), self.local.db.conn.cursor() as tx:
             idle = max(1, int((job.deadline - monotonic()) * 1000))  # the locks of a frozen worker end with its session
-            tx.execute("select set_config('idle_in_transaction_session_timeout', %s::text, true)", [str(idle)])
+            tx.execute("select set_config('idle_in_transaction_session_timeout', %s::text, true), pgtick.watch_rows()", [str(idle)])
             result = function(job, tx)
             tx.execute("select pgtick.finish_in_transaction(%s, %s, %s::text::jsonb)", [job.id, job.fence, to_json(result)])
+
+    def gate_refused(self, job, error):
+        """The job's schedule is paused until somebody has looked."""
+        try:
+            self.notes.rows("select pgtick.gate_refused(%s, %s, %s)", job.id, job.fence, str(error))
+        except psycopg.Error as failed:
+            log(f"job {job.id}: its schedule could not be paused: {str(failed).strip()}")
 
 
 def columns(keys):

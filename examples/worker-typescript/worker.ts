@@ -4,6 +4,8 @@
 // Settings come from the environment: DATABASE_URL; LISTEN_DATABASE_URL, a direct connection where DATABASE_URL leads to a pooler in
 // transaction mode; QUEUES; WORKERS (tasks at a time); LEASE, POLL and GRACE in seconds; NAME.
 //
+// It does not keep rates (pgtick.set_limit with a rate): it leaves tasks that have one to workers that do. How many run at once the database keeps.
+//
 // Everything runs in one event loop, but for the heartbeat: it has a thread and a connection of its own, so that a task that computes for a
 // minute without an await does not cost the lease.
 import { hostname } from 'node:os'
@@ -85,6 +87,10 @@ class Worker {
   pending: Report[] = []
   reconcileAt: number[] = []
   lookAt = 0; rescueAt = 0; retryAt = 0; stopAt = 0; armedUntil = 0; pause = 1; troubles = 0
+  serves: string[] = []
+  leftOut: string[] = [] // tasks that have a rate
+  anew = false // register again, since that has changed
+  ratesAt = 0
   number = '' // of our sleep(), while others know that we sleep
   call = (): void => {} // ends wait()
   called = false
@@ -118,8 +124,14 @@ class Worker {
   }
 
   async turn(): Promise<void> {
+    if (this.anew && this.held.size === 0 && this.runner) {
+      await this.control.rows('select pgtick.leave($1)', this.runner)
+      this.runner = null
+      this.tell()
+    }
     if (!this.runner) await this.register()
     await this.report()
+    if (now() >= this.ratesAt) await this.lookAtRates()
     if (now() >= (this.reconcileAt[0] ?? Infinity)) {
       await this.control.rows('select pgtick.reconcile($1, $2, $3)', this.runner, ...columns(this.held.values()))
       this.reconcileAt.shift()
@@ -133,7 +145,7 @@ class Worker {
 
   /** Until something is due, or somebody calls. */
   async wait(): Promise<void> {
-    let due = Math.min(this.rescueAt, this.held.size < this.workers ? this.lookAt : Infinity, this.reconcileAt[0] ?? Infinity)
+    let due = Math.min(this.rescueAt, this.ratesAt, this.held.size < this.workers ? this.lookAt : Infinity, this.reconcileAt[0] ?? Infinity)
     if (this.pending.length > 0 || this.stopAt) due = now() + 20
     if (!this.called) await new Promise<void>((done) => {
       const timer = setTimeout(done, Math.max(1, Math.max(due, this.retryAt) - now()))
@@ -144,12 +156,43 @@ class Worker {
   wake(): void { this.called = true; this.call() }
   lookNow(): void { this.lookAt = 0; this.wake() }
 
+  /** Under all tasks; where some turn out to have a rate anew without them, so that nobody takes this worker for one that serves them. */
   async register(): Promise<void> {
-    this.runner = await this.control.value(`select pgtick.register($1, $2, $3, make_interval(secs => $4), 'worker.ts', $5)`,
-      this.name, this.queues, [...tasks.keys()], this.lease, this.workers)
+    let serves = [...tasks.keys()], runner: string
+    this.leftOut = []
+    for (;;) {
+      runner = await this.control.value(`select pgtick.register($1, $2, $3, make_interval(secs => $4), 'worker.ts', $5)`,
+        this.name, this.queues, serves, this.lease, this.workers)
+      const rated = await this.rated(runner)
+      if (rated.length === 0) break
+      await this.control.rows('select pgtick.leave($1)', runner)
+      this.leftOut.push(...rated)
+      serves = serves.filter((name) => !rated.includes(name))
+      log(`left to workers that keep rates: ${rated.join(', ')}`)
+      if (serves.length === 0) refuse('all of its tasks have a rate, and it keeps none: take the limits away (pgtick.remove_limit), or run them by pgtick work', 1)
+    }
+    this.runner = runner; this.serves = serves; this.anew = false; this.ratesAt = now() + 60_000
     this.number = ''; this.lookAt = 0
     log(`registered as runner ${this.runner}`)
     this.tell()
+  }
+
+  /** Which of a runner's tasks have a rate, that who runs them has to keep. */
+  async rated(runner: string | null): Promise<string[]> {
+    return (await this.control.rows('select distinct task from pgtick.limit_rules($1) where task is not null order by task', runner)).map((row) => row.task)
+  }
+
+  async lookAtRates(): Promise<void> {
+    this.ratesAt = now() + 60_000
+    const rated = await this.rated(this.runner)
+    this.serves = this.serves.filter((name) => !rated.includes(name)) // at once; the rest when nothing is held
+    if (rated.length > 0) this.anew = true
+  }
+
+  ratesChanged(): void {
+    this.ratesAt = 0
+    if (this.leftOut.length > 0) this.anew = true // one may have been taken away
+    this.wake()
   }
 
   /** The heartbeat's thread hears whom and what it is to keep alive. */
@@ -160,6 +203,7 @@ class Worker {
   /** One look for jobs; where there are none, one step further to sleep: say so, settle, ask when the next job is due. */
   async look(): Promise<void> {
     const began = now(), poll = this.poll * 1000
+    if (this.serves.length === 0) { this.lookAt = began + poll; return }
     if (began + poll > this.armedUntil) this.number = '' // a sleep must never last longer than was said
     const settled = this.number && await this.control.value('select pgtick.settled($1::text::xid8)', this.number)
     if (await this.claim() > 0) {
@@ -181,7 +225,7 @@ class Worker {
     let rows: Row[]
     try {
       rows = await this.control.rows(`select id, fence, task, args, attempt, max_attempts, extract(epoch from timeout)::float8 as timeout, checkpoint
-        from pgtick.claim($1, $2, $3, $4)`, this.runner, this.queues, [...tasks.keys()], this.workers - this.held.size)
+        from pgtick.claim($1, $2, $3, $4)`, this.runner, this.queues, this.serves, this.workers - this.held.size)
     } catch (error) { // it may be good without its answer, or even reach the server late
       if (!['TK002', 'TK003'].includes(codeOf(error))) this.reconcileAt = [now(), now() + this.lease * 1000]
       throw error
@@ -209,7 +253,9 @@ class Worker {
       }
       if (error instanceof Snooze) return { job, outcome: 'snoozed', delay: error.seconds }
       const told = job.reason === 'cancelled' ? 'cancelled' : job.reason === 'shutdown' ? 'released' : 'error'
-      const forGood = error instanceof Permanent || ['TK022', 'TK023'].includes(codeOf(error)) // a rule of the task forbids it
+      const refused = ['TK022', 'TK023'].includes(codeOf(error)) // a rule of the task forbids it
+      if (refused) await this.gateRefused(job, error)
+      const forGood = error instanceof Permanent || refused
       return { job, outcome: forGood ? 'failed' : told, error: describe(error) }
     }
   }
@@ -221,7 +267,7 @@ class Worker {
     tx.on('error', () => {}) // the query under way fails as well
     try {
       await tx.query('begin') // the locks of a frozen worker end with its session:
-      await tx.query(`select set_config('idle_in_transaction_session_timeout', $1, true)`, [String(Math.max(1, Math.floor(job.deadline - now())))])
+      await tx.query(`select set_config('idle_in_transaction_session_timeout', $1, true), pgtick.watch_rows()`, [String(Math.max(1, Math.floor(job.deadline - now())))])
       const result = await run(job, tx)
       await tx.query('select pgtick.finish_in_transaction($1, $2, $3::text::jsonb)', [job.id, job.fence, toJSON(result)])
       await tx.query('commit')
@@ -231,6 +277,12 @@ class Worker {
     } finally {
       tx.release(broken)
     }
+  }
+
+  /** The job's schedule is paused until somebody has looked. */
+  async gateRefused(job: Job, error: unknown): Promise<void> {
+    await this.pool.query('select pgtick.gate_refused($1, $2, $3)', [job.id, job.fence, messageOf(error)])
+      .catch((failed: Error) => log(`job ${job.id}: its schedule could not be paused: ${failed.message}`))
   }
 
   async report(): Promise<void> {
@@ -298,11 +350,13 @@ class Worker {
       ended.catch(() => {})
       client.on('notification', ({ channel, payload }) => {
         if (channel === 'pgtick' && this.queues.includes(payload ?? '')) this.lookNow()
+        if (channel === 'pgtick_limits') this.ratesChanged()
         if (channel === 'pgtick_stop' && (!payload || payload === this.runner)) this.tell(true)
       })
       await client.connect()
-      await client.query('listen pgtick; listen pgtick_stop')
+      await client.query('listen pgtick; listen pgtick_stop; listen pgtick_limits')
       log('listening')
+      this.ratesChanged()
       this.lookNow() // what was announced before, nobody heard
       await ended
     } catch (error) {

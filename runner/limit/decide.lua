@@ -7,6 +7,8 @@
 -- tat is the time up to which starts are handed out, reserved ones included: one interval is added for each, so that never more are handed out
 -- than the rate allows, however long. paced is the same of what has really started. A reservation was handed out long ago, so where many come
 -- late together tat would let all of them go at once; paced does not. tat >= paced, always.
+-- A job that comes in time behind one that came late keeps its place, and waits for the rest of an interval: sent to the end of the line, as those
+-- that are late themselves, it would leave its time to nobody, and each late job would cost its limit a whole interval.
 -- All numbers stay below 2^53, so Lua's doubles are whole: a time is some 2^51 µs, and nothing is handed out more than 50 years ahead.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -68,6 +70,10 @@ if ARGV[8] == generation then
     if tat < paced then tat, tatPart = paced, pacedPart end
     save()
     return 0
+  end
+  if now - at <= math.max(slack, 2 * (whole + 1)) then   -- a few jobs at most, since their times lie an interval apart
+    if ARGV[11] == '1' then save() end
+    return paced - slack - now
   end
 end
 

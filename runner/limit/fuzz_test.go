@@ -27,7 +27,7 @@ func FuzzRedisURL(f *testing.F) {
 		}
 		for _, scheme := range []string{"redis://:", "rediss://u:", "unix://u:", "redis:", "http://u:"} {
 			address := scheme + before + planted + after + "@redis.example.org:6379/0" + end
-			o, err := parse(address)
+			o, _, err := parse(address)
 			if err != nil {
 				require.ErrorAs(t, err, new(*URLError))
 				require.NotContains(t, err.Error(), planted, address)

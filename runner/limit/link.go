@@ -11,6 +11,7 @@ const (
 	longestPause   = 30 * time.Second
 	steady         = time.Minute     // Redis is trusted again when it has answered so long
 	connecting     = 5 * time.Second // a probe may take this long to connect; then Redis must answer in time
+	dialing        = 4 * time.Second // of that, to reach the server, TLS included: what has failed there tells more than that time is over
 )
 
 // link is what a limiter knows of its Redis. Times are since the limiter's start.

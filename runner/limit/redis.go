@@ -61,16 +61,19 @@ func (s *script) decide(ctx context.Context, calls []call) ([]answer, error) {
 		all[i] = i
 	}
 	unknown, err := s.pass(ctx, calls, all, answers)
-	if err != nil || len(unknown) == 0 {
-		return answers, err
+	if err == nil && len(unknown) > 0 {
+		err = s.client.ScriptLoad(ctx, s.text).Err() // of a cluster to each node
+		if err == nil {
+			unknown, err = s.pass(ctx, calls, unknown, answers)
+		}
+		if err == nil && len(unknown) > 0 {
+			err = errGone
+		}
 	}
-	if err := s.client.ScriptLoad(ctx, s.text).Err(); err != nil { // of a cluster to each node
-		return nil, err
+	if cluster, is := s.client.(*redis.ClusterClient); is && err != nil {
+		cluster.ReloadState(ctx) // in the background. By itself it asks each 10 seconds who has which slots
 	}
-	if unknown, err = s.pass(ctx, calls, unknown, answers); err == nil && len(unknown) > 0 {
-		err = errGone
-	}
-	return answers, err
+	return answers, explain(err)
 }
 
 // pass asks these, and returns those at which Redis did not know the script: they have changed nothing.

@@ -547,3 +547,47 @@ func TestScript_WithABurstOfOne_JobsThatAreALittleLate_KeepTheirTimes(t *testing
 	require.LessOrEqual(t, w.now-begun, 2*time.Second+80*time.Millisecond)
 	f.starts.requireBound(t, f.rule, 1)
 }
+
+// Each job that comes late by more than what is let pass would else cost the one behind it its time, and the limit a start that nobody makes up for.
+func TestScript_BehindJobsThatComeLate_TheOthersKeepTheirPlaces(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for range 5 {
+		f, l := w.flow(0), w.limiter(limit.Options{})
+		f.rule = limit.Rule{Task: "t", Rate: 3, Period: time.Second, Burst: 1}
+		f.arrive(100)
+		begun := w.now
+		var late time.Duration // what the latest came later than is let pass, each time
+		for len(f.waiting) > 0 {
+			wait := 20*time.Millisecond + time.Duration(w.random.Int64N(int64(100*time.Millisecond)))
+			if w.random.IntN(50) == 0 {
+				wait = limit.MinSlack + 100*time.Millisecond
+				late += wait - limit.MinSlack
+			}
+			w.now += wait
+			f.run(l)
+		}
+		require.LessOrEqual(t, w.now-begun, 33*time.Second+late+200*time.Millisecond)
+		require.LessOrEqual(t, f.asked, 3*100)
+		f.starts.requireBound(t, f.rule, 1)
+	}
+}
+
+// Who is in time may wait for those before it, but only in the order of their times, and a crowd that is late goes behind it.
+func TestScript_InTimeBehindALateOne_WaitsForTheRestOfItsInterval(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	l, rule := w.limiter(limit.Options{}), limit.Rule{Task: "t", Rate: 1, Period: time.Second, Burst: 1}
+	require.True(t, w.ask(l, rule, "").OK)
+	first, second, third := w.ask(l, rule, "").Reserved, w.ask(l, rule, "").Reserved, w.ask(l, rule, "").Reserved
+	w.now += 1600 * time.Millisecond
+	require.True(t, w.ask(l, rule, first).OK)
+	w.now += 400 * time.Millisecond // the second one's time
+	require.Equal(t, limit.Decision{Wait: 500 * time.Millisecond, Reserved: second}, w.ask(l, rule, second), "until the 100 ms before the end of the interval that has begun")
+	w.now += 500 * time.Millisecond
+	require.True(t, w.ask(l, rule, second).OK)
+	w.now += 500 * time.Millisecond
+	require.Equal(t, limit.Decision{Wait: 500 * time.Millisecond, Reserved: third}, w.ask(l, rule, third))
+	w.now += time.Hour
+	require.True(t, w.ask(l, rule, third).OK)
+}

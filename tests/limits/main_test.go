@@ -100,8 +100,13 @@ func open(t *testing.T, server *pgtest.RedisServer, opt limit.Options) *limiter 
 
 func (l *limiter) awaitRedis() {
 	l.t.Helper()
-	require.Eventually(l.t, l.HasRedis, within, every)
+	require.Eventually(l.t, l.HasRedis, within, every, "%s", lazily(func() string { _, _, why := l.Local(); return why }))
 }
+
+// lazily is asked for its text only when it is printed.
+type lazily func() string
+
+func (l lazily) String() string { return l() }
 
 func (l *limiter) awaitLocal(ask func()) {
 	l.t.Helper()

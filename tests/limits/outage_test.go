@@ -2,6 +2,7 @@ package limits
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -66,7 +67,7 @@ func TestLimiter_BackWithRedis_HasNoSecondBurst(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Redis(t)
 	l := newLimiterWith(t, server, limit.Options{Timeout: 2 * time.Second, Handover: time.Millisecond})
-	rule := limit.Rule{Task: "t", Rate: 20, Period: time.Second, Burst: 20}
+	rule := limit.Rule{Task: "t", Rate: 20, Period: 20 * time.Second, Burst: 20}
 	server.Pause()
 	l.awaitLocal(func() { l.ask(rule, "") })
 	require.Eventually(t, func() bool { return l.ask(rule, "").OK }, within, every)
@@ -138,11 +139,15 @@ func TestLimiter_StartedWithoutItsRedis_FindsItLater(t *testing.T) {
 func TestLimiter_WithARedisThatTakesNoWrites_GoesOnLocally(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Redis(t)
+	if info, _ := server.Do("info", "server").(string); strings.Contains(info, "redis_version:6.") {
+		t.Skip("until Redis 7 a script may write although there are too few replicas")
+	}
 	l := newLimiter(t, server)
 	server.Do("config", "set", "min-replicas-to-write", "3")
 	l.awaitLocal(func() { l.ask(quick, "") })
 	_, _, why := l.Local()
 	require.Contains(t, why, "NOREPLICAS")
+	require.Contains(t, why, "too few replicas")
 	server.Do("config", "set", "min-replicas-to-write", "0")
 	l.awaitRedis()
 }
