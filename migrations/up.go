@@ -43,11 +43,11 @@ func (e *NewerSchemaError) Error() string {
 	return fmt.Sprintf("schema %d, this program knows %d: upgrade pgtick", e.Have, e.Known)
 }
 
-// rolesOfInterest get grants where they exist. When one comes or goes sql/ is applied anew. The last two come with pgtick, but a
+// rolesOfInterest get grants where they exist. When one comes or goes sql/ is applied anew. The last three come with pgtick, but a
 // dump restored on another server lacks them. So it is with realtime.send, where the owner may call it (sql/46_realtime.sql). Whoever asks
 // gets the same answer, so the catalog is read: to_regprocedure raises for those who may not use the schema.
 const rolesOfInterest = `array(select r.rolname::text from pg_catalog.pg_roles as r
-	where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader')
+	where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader', 'pgtick_operator')
 	union all
 	select 'realtime.send' from pg_catalog.pg_namespace as own, pg_catalog.pg_proc as p
 	join pg_catalog.pg_namespace as n on n.oid = p.pronamespace

@@ -136,19 +136,6 @@ end
 $$;
 comment on function pgtick.guess_slots(pgtick.schedule_defs, timestamptz) is 'How many slots a broken schedule had from next_at to p_now, by its expression parsed anew; 1 where even that fails.';
 
-create or replace function pgtick.refuse_name(p_field text, p_name text)
-returns void
-language plpgsql immutable parallel safe
-set search_path = ''
-as $$
-begin
-  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ '[\u0001-\u001f\u007f-\u009f]' or btrim(p_name) = '' then
-    perform pgtick.invalid(p_field, p_name, 'a name has 1 to 200 characters, not only blanks, and no control characters');
-  end if;
-end
-$$;
-comment on function pgtick.refuse_name(text, text) is 'Raise TK000 unless this can be the name of a schedule.';
-
 -- Says what is wrong with the settings that only schedules have; those of their jobs are refuse_job's.
 create or replace function pgtick.refuse_policies(p_on_missed text, p_catch_up_limit integer, p_catch_up_window interval, p_on_overlap text, p_on_gap text,
   p_on_fold text, p_jitter interval, p_starts_at timestamptz, p_ends_at timestamptz, p_must_finish_within interval)

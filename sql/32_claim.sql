@@ -282,7 +282,8 @@ $$;
 comment on function pgtick.claim(bigint, text[], text[], integer) is
   'Give up to p_n (1 to 10,000) ready jobs of these queues and tasks to the runner, under one new fence, lower priority numbers first; but a tenth is shared out among all queues, tasks and priorities that have any. Jobs of paused queues are left. One call at a time for a runner. Raises TK002 (unknown, left or dead runner) and TK003 (its lease has run out: heartbeat first).';
 
--- A lane's first waiting row is its earliest; blocked jobs have infinity. Suspects are left to the poll: this runner may hold one already.
+-- A lane's first waiting row is its earliest; blocked jobs have infinity. A suspect counts for who holds none. But whoever cannot have it all the same,
+-- since a limit by key is full, would look again and again: one that has been due for more than a second is left to the poll.
 create or replace function pgtick.next_run_at(p_runner_id bigint)
 returns timestamptz
 language plpgsql volatile parallel unsafe security definer
@@ -292,19 +293,32 @@ set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+  v_tasks text[];
+  v_queues text[];
+  v_suspect_job_id bigint;
 begin
-  return (select min(first.run_at)
-  from pgtick.runner_leases as r
-  cross join lateral pgtick.lanes(case when exists (select from pgtick.limit_defs as d where d.max_running is not null)
-    then array(select t.task from unnest(r.tasks) as t(task) where not pgtick.is_full(t.task)) else r.tasks end, array(select q.queue from unnest(r.queues) as q(queue)
-    where not exists (select from pgtick.paused_queues as p where p.queue = q.queue))) as l
-  cross join lateral (
-    select j.run_at from pgtick.live_jobs as j
-    where j.task = l.task and j.queue = l.queue and j.priority = l.priority and (j.run_at, j.id + 0) >= (l.run_at, l.id)
-      and j.runner_id is null and j.losses < 2 and j.run_at < 'infinity'
-    order by j.run_at, j.id + 0
-    limit 1) as first
-  where r.id = p_runner_id);
+  select case when exists (select from pgtick.limit_defs as d where d.max_running is not null)
+      then array(select t.task from unnest(r.tasks) as t(task) where not pgtick.is_full(t.task)) else r.tasks end,
+    array(select q.queue from unnest(r.queues) as q(queue) where not exists (select from pgtick.paused_queues as p where p.queue = q.queue)),
+    r.suspect_job_id
+  into v_tasks, v_queues, v_suspect_job_id
+  from pgtick.runner_leases as r where r.id = p_runner_id;
+  return least(
+    (select min(first.run_at)
+    from pgtick.lanes(v_tasks, v_queues) as l
+    cross join lateral (
+      select j.run_at from pgtick.live_jobs as j
+      where j.task = l.task and j.queue = l.queue and j.priority = l.priority and (j.run_at, j.id + 0) >= (l.run_at, l.id)
+        and j.runner_id is null and j.losses < 2 and j.run_at < 'infinity'
+      order by j.run_at, j.id + 0
+      limit 1) as first),
+    (select min(s.run_at)
+    from pgtick.live_jobs as s
+    where s.losses >= 2 and s.task = any (v_tasks) and s.queue = any (v_queues) and s.runner_id is null
+      and s.run_at > v_now - interval '1 second' and s.run_at < 'infinity'
+      and not exists (select from pgtick.live_jobs as h where h.id = v_suspect_job_id and h.runner_id = p_runner_id)));
 end
 $$;
 comment on function pgtick.next_run_at(bigint) is 'When the next waiting job of the runner''s queues and tasks may run (in the past: now), or null. Jobs of paused queues do not count. Read it after settled().';

@@ -113,7 +113,7 @@ comment on function pgtick.free_claims(bigint[], timestamptz) is 'Make the claim
 
 -- A runner stops an attempt whose time is up; this is for one that does not, though it lives. There is no index by which to find its claims
 -- (a claim would no longer be a HOT update), so live_jobs is read only where a heartbeat has told of such a deadline, or, for workers that
--- do not tell what they hold, once a minute. The lease on top of the timeout is the time that the runner has to notice for itself.
+-- do not tell what they hold, once a minute. A claim that a worker has forgotten, and so never names, is maintain()'s to find.
 create or replace function pgtick.end_overdue(p_now timestamptz)
 returns integer
 language plpgsql volatile parallel unsafe
@@ -124,7 +124,27 @@ declare
     select from pgtick.runner_leases as r where r.freed_at is null and r.ended_at is null and r.deadline_at is null and r.heartbeat_at > r.registered_at)
     and pgtick.upkeep_due('timeouts', '1 minute')
     and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.timeouts'));   -- so that nobody waits for that row below
-  v_runners bigint[];
+begin
+  if v_silent then
+    insert into pgtick.upkeep as u (what, done_at) values ('timeouts', p_now)
+    on conflict (what) do update set done_at = excluded.done_at where u.done_at < excluded.done_at;
+  end if;
+  return pgtick.take_overdue(array(
+    select r.id from pgtick.runner_leases as r
+    where r.freed_at is null and r.ended_at is null
+      and (r.deadline_at + r.lease <= p_now or (v_silent and r.deadline_at is null))), p_now);
+end
+$$;
+comment on function pgtick.end_overdue(timestamptz) is
+  'End the attempts that living runners have let run for more than a lease beyond their timeout, as far as they have told of them, or tell of nothing. Returns how many.';
+
+-- It reads all of live_jobs, unless no runner is given. The lease on top of the timeout is the time that the runner has to notice for itself.
+create or replace function pgtick.take_overdue(p_runner_ids bigint[], p_now timestamptz)
+returns integer
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
   v_ids bigint[];
   v_fences bigint[];
   v_states text[];
@@ -132,15 +152,7 @@ declare
   v_queues text[];
   v_run_at timestamptz;
 begin
-  v_runners := array(
-    select r.id from pgtick.runner_leases as r
-    where r.freed_at is null and r.ended_at is null
-      and (r.deadline_at + r.lease <= p_now or (v_silent and r.deadline_at is null)));
-  if v_silent then
-    insert into pgtick.upkeep as u (what, done_at) values ('timeouts', p_now)
-    on conflict (what) do update set done_at = excluded.done_at where u.done_at < excluded.done_at;
-  end if;
-  if cardinality(v_runners) = 0 then return 0; end if;
+  if cardinality(p_runner_ids) = 0 then return 0; end if;
   select array_agg(x.id), array_agg(x.fence),
     array_agg(case when x.cancelled then 'cancelled' when x.attempt - x.uncounted >= x.max_attempts then 'failed' end),
     array_agg(jsonb_build_object('message', format('the attempt took longer than its timeout of %s, and its runner did not end it', x.timeout)))
@@ -149,7 +161,7 @@ begin
     select j.*, exists (select from pgtick.job_notes as n where n.job_id = j.id and n.cancel_requested_at is not null) as cancelled
     from pgtick.live_jobs as j
     join pgtick.runner_leases as r on r.id = j.runner_id
-    where j.runner_id = any (v_runners) and j.started_at + j.timeout + r.lease <= p_now
+    where j.runner_id = any (p_runner_ids) and j.started_at + j.timeout + r.lease <= p_now
     order by j.id
     for update of j skip locked) as x;
   if v_ids is null then return 0; end if;
@@ -169,8 +181,8 @@ begin
   return cardinality(v_ids);
 end
 $$;
-comment on function pgtick.end_overdue(timestamptz) is
-  'End the attempts that living runners have let run for more than a lease beyond their timeout: tried again by the retry policy, or failed when that was the last one. Returns how many.';
+comment on function pgtick.take_overdue(bigint[], timestamptz) is
+  'End those attempts of these runners that are a lease beyond their timeout: tried again by the retry policy, or failed when that was the last one. Returns how many.';
 
 -- A cancel request or a progress report may come in just as its job ends.
 create or replace function pgtick.sweep_notes()

@@ -120,6 +120,8 @@ comment on function pgtick.history_days(date) is 'The days whose partitions of h
 -- Each kind of upkeep in a block of its own: one that meets a lock does not keep the others from their work. The lock on a parent is
 -- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call,
 -- a minute later. Once it is had, nothing slow may follow: partitions are dropped last.
+-- First of all come claims that their worker has forgotten: it lives and names others, or an empty list, so that no lease and no heartbeat gives them
+-- away. To find them takes a look at all of live_jobs, which a runner's control connection has no time for.
 -- definer: partitions belong to the owner, and the runner's role may call this.
 create or replace function pgtick.maintain()
 returns void
@@ -135,6 +137,11 @@ declare
 begin
   if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.maintain')) then return; end if;
   begin
+    perform pgtick.take_overdue(array(select r.id from pgtick.runner_leases as r where r.freed_at is null and r.ended_at is null), v_now);
+  exception when others then
+    v_problem := format('overdue claims: %s', sqlerrm);
+  end;
+  begin
     perform pgtick.purge_cron_log(v_slots_from::timestamp at time zone 'UTC');
     perform pgtick.sweep_keys(v_now);
     delete from pgtick.history_default as h where h.expires_on < v_today;
@@ -144,8 +151,9 @@ begin
     delete from pgtick.batch_defs as b where b.finished_at < v_now - interval '400 days';
     delete from pgtick.audit as a where a.at < v_now - interval '400 days';
     perform pgtick.prune_requests(v_now);
+    perform pgtick.drop_counts(v_now);
   exception when others then
-    v_problem := format('retention: %s', sqlerrm);
+    v_problem := concat_ws('; ', v_problem, format('retention: %s', sqlerrm));
   end;
   begin
     perform pgtick.make_partition('history', d.day) from pgtick.history_days(v_today) as d(day);
@@ -164,4 +172,4 @@ begin
 end
 $$;
 comment on function pgtick.maintain() is
-  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; requests of end users after 7, or the longest period of a quota). Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
+  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; counts of attempts after 3 hours to 15 days; requests of end users after 7, or the longest period of a quota). End attempts that are a lease beyond their timeout, named by their runner or not. Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';

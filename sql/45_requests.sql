@@ -85,7 +85,7 @@ declare
 begin
   begin
     v_sub := nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub';
-  exception when data_exception then
+  exception when data_exception or program_limit_exceeded then
     perform pgtick.refuse_requester('request.jwt.claims is not JSON');
   end;
   if v_sub is null then perform pgtick.refuse_requester('the token names none'); end if;

@@ -21,7 +21,7 @@ begin
       select 'public'
       union all
       select quote_ident(r.rolname) from pg_catalog.pg_roles as r
-      where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader')
+      where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader', 'pgtick_operator')
     loop
       execute format('revoke all on schema %I from %s', v_schema, v_role);
       execute format('revoke all on all tables in schema %I from %s', v_schema, v_role);

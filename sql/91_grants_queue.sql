@@ -40,6 +40,7 @@ select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.wait_for(bigint, bigint, bigint[], text)',
   'function pgtick.hold_back(bigint, bigint[], bigint[], timestamptz[], text[], timestamptz[])',
   'function pgtick.say_limits(bigint, boolean)',
+  'function pgtick.count_attempts(bigint, bigint, integer, integer, integer, integer[], integer[], interval)',
   'function pgtick.limit_rules(bigint)',
   'function pgtick.declare_task(text, jsonb)',
   'function pgtick.watch_rows()',
@@ -55,7 +56,7 @@ select pgtick.grant_to('{service_role,pgtick_runner,pgtick_reader,authenticated}
 select pgtick.grant_to('{service_role,pgtick_reader}', 'select', array['pgtick.jobs', 'pgtick.attempts', 'pgtick.runners', 'pgtick.queues', 'pgtick.health',
   'pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks', 'pgtick.paused_queues',
   'pgtick.unique_keys', 'pgtick.retry_policies', 'pgtick.retentions', 'pgtick.allowed_functions', 'pgtick.audit', 'pgtick.job_links', 'pgtick.batch_defs',
-  'pgtick.sequences', 'pgtick.limit_defs', 'pgtick.limit_places', 'pgtick.gates', 'pgtick.task_rules', 'pgtick.batches', 'pgtick.limits', 'pgtick.sequence_stops']);
+  'pgtick.sequences', 'pgtick.limit_defs', 'pgtick.limit_places', 'pgtick.gates', 'pgtick.task_rules', 'pgtick.batches', 'pgtick.limits', 'pgtick.sequence_stops', 'pgtick.attempt_counts']);
 select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array[
   'function pgtick.waiting_tasks()',
   'function pgtick.why(bigint)',
@@ -69,7 +70,7 @@ select pgtick.grant_to('{authenticated}', 'select (job_id, done, note)', array['
 
 select pgtick.allow_rows(r.role, array['pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks',
   'pgtick.paused_queues', 'pgtick.unique_keys', 'pgtick.retry_policies', 'pgtick.retentions', 'pgtick.allowed_functions', 'pgtick.job_links',
-  'pgtick.batch_defs', 'pgtick.sequences', 'pgtick.limit_defs', 'pgtick.limit_places', 'pgtick.gates', 'pgtick.task_rules', 'pgtick.audit'], 'true')
+  'pgtick.batch_defs', 'pgtick.sequences', 'pgtick.limit_defs', 'pgtick.limit_places', 'pgtick.gates', 'pgtick.task_rules', 'pgtick.audit', 'pgtick.attempt_counts'], 'true')
 from unnest('{pgtick_reader,service_role}'::text[]) as r(role);
 select pgtick.allow_rows('authenticated', array['pgtick.live_jobs', 'pgtick.history'], 'owner_id = (select pgtick.user_id())');
 select pgtick.allow_rows('authenticated', array['pgtick.job_notes'], 'exists (select from pgtick.live_jobs as j where j.id = job_id)');

@@ -59,13 +59,26 @@ its transactions when they are idle for a minute, so that a forgotten one does n
 		},
 		example: "psql 'postgres://%s:PASSWORD@HOST:5432/DATABASE' -c 'select * from pgtick.health'",
 	},
+	{
+		verb: "operator", group: "pgtick_operator", most: 10,
+		short: "The SQL of a login that reads, and acts on jobs, schedules and queues",
+		long: `Print the SQL of a login that reads what a reader's does, and acts on jobs, schedules, queues and limits: for a dashboard whose operators act, and for
+people who retry what failed. It writes no table, books no credits, and allows nobody anything.`,
+		settings: []roleSetting{
+			{"default_transaction_isolation", "'read committed'", "a retry must see what others have just committed"},
+			{"statement_timeout", "'2min'", "many jobs at once take some time"},
+			{"lock_timeout", "'10s'", "it should wait for nobody for long"},
+			{"idle_in_transaction_session_timeout", "'1min'", "an open transaction holds back cleaning"},
+		},
+		example: "PGTICK_WEB_DATABASE_URL='postgres://%s:PASSWORD@HOST:5432/DATABASE' pgtick work",
+	},
 }
 
 func rolesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "roles",
-		Short: "Print the SQL of a login for runners, or for dashboards",
-		Long: `Print the SQL that makes a login for runners, or one for dashboards, and sets its password. Nothing is done with any database: look at it, and run it
+		Short: "Print the SQL of a login for runners, dashboards or operators",
+		Long: `Print the SQL that makes a login for runners, for dashboards or for operators, and sets its password. Nothing is done with any database: look at it, and run it
 as the owner of the schema. The password itself is not in it, only what PostgreSQL keeps of one (SCRAM-SHA-256).`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -127,7 +140,7 @@ func printLogin(cmd *cobra.Command, role loginRole, o loginOptions) error {
 var loginName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
 // othersRoles have a meaning of their own, which a login of ours would change.
-var othersRoles = []string{"public", "none", "postgres", "anon", "authenticated", "service_role", "authenticator", "supabase_admin", "pgtick_runner", "pgtick_reader"}
+var othersRoles = []string{"public", "none", "postgres", "anon", "authenticated", "service_role", "authenticator", "supabase_admin", "pgtick_runner", "pgtick_reader", "pgtick_operator"}
 
 func (o loginOptions) check(role loginRole) error {
 	switch {

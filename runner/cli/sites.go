@@ -35,7 +35,7 @@ type site struct {
 	log      *logrus.Logger
 	limiter  *limit.Limiter
 	metrics  *metrics.Metrics
-	minutes  web.Minutes
+	tally    web.Tally
 	registry *tasks.Registry
 	engine   atomic.Pointer[engine.Engine]
 	tried    atomic.Pointer[time.Time]
@@ -173,9 +173,10 @@ func (s *site) run(ctx context.Context) error {
 	}
 	defer pool.Close()
 	defer s.measure(ctx, pool)()
+	defer s.tell(ctx, pool)()
 	e, err := engine.New(engine.Options{
 		Name: s.cfg.Name, Version: buildVersion(), Queues: s.cfg.Queues, Registry: s.registry, Workers: s.cfg.Workers,
-		Lease: s.cfg.Lease, Poll: s.cfg.Poll, Grace: cmp.Or(s.cfg.Grace, engine.NoGrace), Limiter: s.limiter, NoClock: s.cfg.NoClock, Log: s.log, LogRate: cmp.Or(s.cfg.LogRate, engine.NoLines), Observer: seen{s.metrics, &s.minutes},
+		Lease: s.cfg.Lease, Poll: s.cfg.Poll, Grace: cmp.Or(s.cfg.Grace, engine.NoGrace), Limiter: s.limiter, NoClock: s.cfg.NoClock, Log: s.log, LogRate: cmp.Or(s.cfg.LogRate, engine.NoLines), Observer: seen{s.metrics, &s.tally},
 		Pool: pool, Connect: connector(s.cfg.Database), Listen: connector(s.cfg.Listen),
 	})
 	if err != nil {
@@ -195,6 +196,26 @@ func (s *site) measure(ctx context.Context, pool *pgxpool.Pool) (end func()) {
 	var reader sync.WaitGroup
 	reader.Go(func() { s.metrics.Read(ctx, pool, logrus.NewEntry(s.log), metrics.ReadEvery) })
 	return func() { stop(); reader.Wait() }
+}
+
+// lastWord is how long a runner that ends may take to tell what has ended last.
+const lastWord = time.Second
+
+// tell says in the background what has ended, for the charts of every dashboard. The function that it returns says the rest, and ends it.
+func (s *site) tell(ctx context.Context, pool *pgxpool.Pool) (end func()) {
+	ctx, stop := context.WithCancel(ctx)
+	var teller sync.WaitGroup
+	runner := func() int64 { return s.status().RunnerID }
+	teller.Go(func() { s.tally.Run(ctx, pool, runner, logrus.NewEntry(s.log)) })
+	return func() {
+		stop()
+		teller.Wait()
+		last, done := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+		defer done()
+		if err := s.tally.Tell(last, pool, runner()); err != nil {
+			s.log.WithError(err).Info("the database does not know what has ended last: the dashboard's charts lack it")
+		}
+	}
 }
 
 // status is the engine's. A site that waits for its database turns, but has no runner.

@@ -24,8 +24,8 @@ func webCommand() *cobra.Command {
 		Long: `Serve the dashboard of one database or several, without a runner, until SIGTERM or SIGINT. Every "pgtick work" serves it as well.
 
 On an address that only this machine can reach, nobody has to log in. On any other it needs PGTICK_WEB_TOKEN, PGTICK_WEB_READ_TOKEN, or an
-identity provider's keys. The login to the database must be able to read all of pgtick (pgtick roles reader makes one) and, for actions, be
-the owner's.`,
+identity provider's keys. The login to the database must be able to read all of pgtick (pgtick roles reader makes one) and, for actions, be an
+operator's (pgtick roles operator) or the owner's.`,
 		Example: "  pgtick web\n  PGTICK_WEB_TOKEN=\"$(openssl rand -base64 33)\" pgtick web --http :8640",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.LoadRunner(flagsOf(cmd), os.LookupEnv)
@@ -110,7 +110,7 @@ func dashboardOf(cfg config.Config, shown []web.Database, log *logrus.Logger) (*
 // shown are the databases, as the dashboard reaches them.
 func (all sites) shown() (shown []web.Database) {
 	for _, s := range all {
-		d := web.Database{Name: s.name, Config: s.cfg.Web.Database, Status: s.status, Minutes: s.minutes.Counts}
+		d := web.Database{Name: s.name, Config: s.cfg.Web.Database, Status: s.status}
 		if d.Config == nil {
 			d.Config = s.cfg.Database
 			d.Before = func() error { return refusedLately(s.cfg.Database) }
@@ -120,14 +120,14 @@ func (all sites) shown() (shown []web.Database) {
 	return shown
 }
 
-// seen tells the metrics, and the dashboard's charts, what the engine did.
+// seen tells the metrics, and what the dashboards' charts are made of, what the engine did.
 type seen struct {
 	engine.Observer
-	minutes *web.Minutes
+	tally *web.Tally
 }
 
 // Finished implements engine.Observer.
 func (s seen) Finished(task, queue, outcome string, waited, ran time.Duration) {
 	s.Observer.Finished(task, queue, outcome, waited, ran)
-	s.minutes.Finished(outcome, waited, ran)
+	s.tally.Finished(outcome, waited, ran)
 }

@@ -34,7 +34,7 @@ func (w Web) JWT() bool { return w.JWKS != "" || w.Secret != "" }
 func webTable() []Setting {
 	return []Setting{
 		{"web", "PGTICK_WEB", "on", "on: the dashboard is served at the address of http; off: health and metrics alone. Where others can reach the address, only with something to log in with", readWeb},
-		{"web-database-url", "PGTICK_WEB_DATABASE_URL", "", "the same database by a login that may read all and, for actions, is the owner's; default: DATABASE_URL. Of several databases, APP_URL_WEB goes with APP_URL", readWebDatabase},
+		{"web-database-url", "PGTICK_WEB_DATABASE_URL", "", "the same database by a login that may read all and, for actions, is an operator's or the owner's; default: DATABASE_URL. Of several databases, APP_URL_WEB goes with APP_URL", readWebDatabase},
 		{"web-token", "PGTICK_WEB_TOKEN", "", "what operators log in to the dashboard with, 32 letters or more; better in the environment, where no list of processes shows it", secretText(func(c *Config) *string { return &c.Web.Token })},
 		{"web-read-token", "PGTICK_WEB_READ_TOKEN", "", "what those log in with who may look, but not act", secretText(func(c *Config) *string { return &c.Web.ReadToken })},
 		{"web-key", "PGTICK_WEB_KEY", "", "what sessions of the dashboard are signed with, 32 letters or more, the same for all runners behind one address; default: made at the start, so that all log in again after it", secretText(func(c *Config) *string { return &c.Web.Key })},

@@ -439,6 +439,21 @@ func SayWakes(ctx context.Context, db DB, runner int64, wakes bool) error {
 	return failed("record how the runner wakes", err)
 }
 
+// Ended is how many attempts ended since a runner's report before, and of how many each waited and ran how long: pgtick.attempt_counts has the steps.
+type Ended struct {
+	Report               int64 // rises with each
+	Done, Errors, Failed int
+	Waited, Ran          []int32
+	Ago                  time.Duration
+}
+
+// CountAttempts adds them to those of all runners. A report that was taken before counts for nothing.
+func CountAttempts(ctx context.Context, db DB, runner int64, e Ended) error {
+	_, err := db.Exec(ctx, `select pgtick.count_attempts($1::bigint, $2::bigint, $3::integer, $4::integer, $5::integer, $6::integer[], $7::integer[], make_interval(secs => $8::float8))`,
+		runner, e.Report, e.Done, e.Errors, e.Failed, e.Waited, e.Ran, e.Ago.Seconds())
+	return failed("report how many attempts ended", err)
+}
+
 // Notify sends a notification; the runner's listener tests itself with it.
 func Notify(ctx context.Context, db DB, channel, payload string) error {
 	_, err := db.Exec(ctx, `select pg_catalog.pg_notify($1::text, $2::text)`, channel, payload)
@@ -781,6 +796,12 @@ func Cancel(ctx context.Context, db DB, id int64) (state string, err error) {
 func Retry(ctx context.Context, db DB, id int64) (state string, err error) {
 	err = db.QueryRow(ctx, `select pgtick.retry($1::bigint)`, id).Scan(&state)
 	return state, failed("retry a job", err)
+}
+
+// RetryWith is Retry with other arguments, and the reason for them.
+func RetryWith(ctx context.Context, db DB, id int64, args, reason string) (state string, err error) {
+	err = db.QueryRow(ctx, `select pgtick.retry_with($1::bigint, $2::text::jsonb, $3::text)`, id, args, reason).Scan(&state)
+	return state, failed("retry a job with other arguments", err)
 }
 
 // CancelWhere cancels all live jobs that a filter meets, and returns how many.

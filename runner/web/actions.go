@@ -76,7 +76,7 @@ func problemOf(err error) *problem {
 func hintOf(code string, err error) string {
 	switch code {
 	case "42501": // insufficient_privilege
-		return "The dashboard's login to the database may not do this. Give PGTICK_WEB_DATABASE_URL another one: to look, a login of pgtick roles reader; to act, the owner's."
+		return "The dashboard's login to the database may not do this. Give PGTICK_WEB_DATABASE_URL another one: to look, a login of pgtick roles reader; to act, one of pgtick roles operator, or the owner's."
 	case "42P01", "3F000", "42883", "42703": // something is not there
 		return "Run pgtick migrate with this version of pgtick."
 	case "25006": // read_only_sql_transaction
@@ -178,6 +178,8 @@ func (d *Dashboard) back(w http.ResponseWriter, r *http.Request, db *database, d
 	if to == "" {
 		to = trimBase(doing.Form.Get("back"), db.base)
 	}
-	to = "/" + strings.TrimLeft(to, "/\\")
+	if to = "/" + strings.TrimLeft(to, "/\\"); strings.ContainsAny(to, "\t\r\n") { // browsers leave those out, and so find another site behind "/\t/"
+		to = "/"
+	}
 	http.Redirect(w, r, db.base+to, http.StatusSeeOther)
 }

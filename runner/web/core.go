@@ -37,18 +37,24 @@ type overviewShown struct {
 	Clocks   []clock
 	Ticked   *time.Time
 	Runners  runnersCounted
+	Ended    int64 // jobs, in the last hour
+	Spans    []link
 	Charts   []chart
-	PerHour  int
-	Watched  bool // a runner of this process is watched
+	Quiet    bool // nothing has ended in their time
 }
 
 func loadOverview(ctx context.Context, v *view) (any, error) {
 	o := &overviewShown{Most: failedMost}
-	facts, err := overviewFacts(ctx, v.DB)
+	span, err := spanOf(v.Query.Get("span"))
 	if err != nil {
 		return nil, err
 	}
-	v.Now = facts.Now
+	facts, err := overviewFacts(ctx, v.DB, span)
+	if err != nil {
+		return nil, err
+	}
+	v.Now, o.Ended, o.Quiet = facts.Now, facts.Ended, len(facts.Counts) == 0
+	o.Spans, o.Charts = spanLinks(v.Base, span), span.charts(facts.Counts, facts.Now)
 	o.Clocks, o.Runners, o.Failed = facts.Clocks, facts.Runners, facts.Failed
 	for _, c := range o.Clocks {
 		if o.Ticked == nil || c.TickedAt.After(*o.Ticked) {
@@ -71,38 +77,7 @@ func loadOverview(ctx context.Context, v *view) (any, error) {
 	if o.Health, err = v.database.health.read(ctx, v.DB); err != nil {
 		return nil, err
 	}
-	o.chart(v.database.Minutes)
 	return o, nil
-}
-
-// chart draws what this process's runner did in the last hour.
-func (o *overviewShown) chart(minutes func() []MinuteCounts) {
-	if minutes == nil {
-		return
-	}
-	o.Watched = true
-	count := chart{ID: "finished", Title: "Attempts ended, by minute", Bars: true, Series: []series{{Name: "done", Colour: "good"}, {Name: "to be tried again", Colour: "held"}, {Name: "failed", Colour: "bad"}}}
-	wait := chart{ID: "waited", Title: "How long jobs waited for a worker", Unit: "s", Series: []series{{Name: "half of them at most", Colour: "busy"}, {Name: "95 of 100 at most", Colour: "held"}}}
-	ran := chart{ID: "ran", Title: "How long attempts ran", Unit: "s", Series: []series{{Name: "half of them at most", Colour: "busy"}, {Name: "95 of 100 at most", Colour: "held"}}}
-	for _, m := range minutes() {
-		o.PerHour += m.Done + m.Failed
-		count.add(m.At, float64(m.Done), float64(m.Errors), float64(m.Failed))
-		wait.add(m.At, m.Waited, m.Waited95)
-		ran.add(m.At, m.Ran, m.Ran95)
-	}
-	o.Charts = []chart{count, wait, ran}
-}
-
-// add is a moment with a value for each series; NaN is none.
-func (c *chart) add(at time.Time, values ...float64) {
-	c.Times = append(c.Times, at.Unix())
-	for i, value := range values {
-		var shown *float64
-		if !math.IsNaN(value) {
-			shown = &value
-		}
-		c.Series[i].Values = append(c.Series[i].Values, shown)
-	}
 }
 
 // healthEvery is how often the promises are looked at: that takes longer than all else on the page.

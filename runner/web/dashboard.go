@@ -201,12 +201,8 @@ func (d *Dashboard) show(db *database, p page) http.HandlerFunc {
 			d.fail(w, r, db, status(err), problemOf(err))
 			return
 		}
-		code := http.StatusOK
-		if s.Err != nil {
-			code = http.StatusUnprocessableEntity
-		}
-		s.Title = made.title
-		d.send(w, r, s, made.main, code, p.Fragment)
+		s.Title, s.Live = made.title, s.Live && made.code == http.StatusOK
+		d.send(w, r, s, made.main, made.code, p.Fragment)
 	}
 }
 
@@ -260,11 +256,18 @@ func (d *Dashboard) make(ctx context.Context, r *http.Request, db *database, p p
 		}
 	}
 	s.Title, s.Now = v.Title, v.Now
+	code := http.StatusOK
+	switch {
+	case v.refused != nil:
+		s.Err, s.Form, code = v.refused, v.Query, http.StatusBadRequest
+	case s.Err != nil:
+		code = http.StatusUnprocessableEntity
+	}
 	main, err := d.main(p.Template, s)
 	if err != nil {
 		return nil, fmt.Errorf("make the page %s: %w", p.Path, err)
 	}
-	return &rendered{main: main, title: v.Title, at: started, cost: counts.n + 3}, nil
+	return &rendered{main: main, title: v.Title, at: started, cost: counts.n + 3, code: code}, nil
 }
 
 // send puts the frame around a page's main part, unless only that was asked for.

@@ -19,11 +19,10 @@ import (
 
 // Database is one that the dashboard shows.
 type Database struct {
-	Name    string                // its address, or nothing where there is only one
-	Config  *pgx.ConnConfig       // whose login may read pgtick's views, and for actions is the owner's
-	Before  func() error          // asked before each login; nil: nothing stands against it
-	Status  func() engine.Status  // of the runner in this process; nil: there is none
-	Minutes func() []MinuteCounts // what that runner did
+	Name   string               // its address, or nothing where there is only one
+	Config *pgx.ConnConfig      // whose login may read pgtick's views, and for actions is an operator's or the owner's
+	Before func() error         // asked before each login; nil: nothing stands against it
+	Status func() engine.Status // of the runner in this process; nil: there is none
 }
 
 const (
@@ -116,6 +115,7 @@ type rendered struct {
 	title string
 	at    time.Time
 	cost  int // statements
+	code  int
 }
 
 const keepFor = 2 * time.Second

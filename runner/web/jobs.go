@@ -18,6 +18,7 @@ func jobsPages() []page {
 		{Path: "/jobs/kinds", Nav: "/jobs", Title: "Kinds of jobs", Template: "jobs_kinds.html", Load: loadKinds},
 		{Path: "/jobs/all", Nav: "/jobs", Title: "Many jobs at once", Template: "jobs_all.html", Operator: true, Load: loadMany},
 		{Path: "/jobs/new", Nav: "/jobs", Title: "New job", Template: "jobs_new.html", Operator: true, Load: loadNewJob},
+		{Path: "/jobs/{id}/retry", Nav: "/jobs", Title: "Retry a job with other arguments", Template: "jobs_retry.html", Operator: true, Load: loadRetry},
 		{Path: "/jobs/{id}", Nav: "/jobs", Title: "Job", Template: "job.html", Live: true, Load: loadJob},
 	}
 }
@@ -40,7 +41,9 @@ type jobsShown struct {
 	Kinds    string // where they are counted
 	Retry    jobBulk
 	Cancel   jobBulk
-	Job      *link // which is probably meant
+	Job      *link  // which is probably meant
+	Refused  bool   // the filter makes no sense
+	Mend     string // the field to correct, where the form has it
 }
 
 // jobBulk leads to the page that asks whether to do something to all that fit, or says why that can't be.
@@ -70,8 +73,11 @@ func loadJobs(ctx context.Context, v *view) (any, error) {
 		return nil, err
 	}
 	g, err := readJobFilter(v.Query, now, atField, trailField)
+	if err == nil {
+		err = mayAsk(v, g)
+	}
 	if err != nil {
-		return nil, err
+		return refusedJobs(ctx, v, err)
 	}
 	spot, err := readSpot(v.Query.Get(atField))
 	if err != nil {
@@ -81,15 +87,12 @@ func loadJobs(ctx context.Context, v *view) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := mayAsk(v, g); err != nil {
-		return nil, err
-	}
 	found, err := jobs.FindJobs(ctx, v.DB, g.filter, spot, linesPerPage)
 	if err != nil {
 		return nil, err
 	}
-	s := &jobsShown{Asked: g, States: statesOf(v.Base, g), Spans: spansOf(v.Base, g), Searches: v.SeesArgs(), Kinds: v.Base + g.at("/jobs/kinds"),
-		More: g.has("schedule", "owner", "batch", "until", "error"), Pager: pagerOf(v, g, back, found.Next), Job: meantJob(v, g)}
+	s := formOfJobs(v, g)
+	s.Kinds, s.Pager, s.Job = v.Base+g.at("/jobs/kinds"), pagerOf(v, g, back, found.Next), meantJob(v, g)
 	if err := s.readLines(ctx, v, found.IDs, now); err != nil {
 		return nil, err
 	}
@@ -97,6 +100,30 @@ func loadJobs(ctx context.Context, v *view) (any, error) {
 		s.Window = jobs.Window
 	}
 	s.Retry, s.Cancel = bulksOf(v, g)
+	s.Names, err = namesOfJobs(ctx, v.DB)
+	return s, err
+}
+
+// formOfJobs is the page's filter.
+func formOfJobs(v *view, g jobFilter) *jobsShown {
+	return &jobsShown{Asked: g, States: statesOf(v.Base, g), Spans: spansOf(v.Base, g), Searches: v.SeesArgs(), More: g.has(moreFields()...)}
+}
+
+// moreFields are those of the long form.
+func moreFields() []string { return []string{"schedule", "owner", "batch", "until", "error"} }
+
+// refusedJobs is the page of a filter that makes no sense: the form as it was filled in, and no job.
+func refusedJobs(ctx context.Context, v *view, why error) (any, error) {
+	if err := v.refuse(why); err != nil {
+		return nil, err
+	}
+	field := v.refused.Field
+	s := formOfJobs(v, askedFor(v.Query, field))
+	s.Refused, s.More = true, s.More || slices.Contains(moreFields(), field)
+	if field != "state" && (v.SeesArgs() || field != "search" && field != "error") {
+		s.Mend = field
+	}
+	var err error
 	s.Names, err = namesOfJobs(ctx, v.DB)
 	return s, err
 }
@@ -127,7 +154,7 @@ func (v *view) clock(ctx context.Context) (now time.Time, err error) {
 func mayAsk(v *view, g jobFilter) error {
 	for _, name := range []string{"search", "error"} {
 		if g.has(name) && !v.SeesArgs() {
-			return wrong("%s: you may not see arguments, results and errors, and so not search through them", name)
+			return wrongIn(name, "%s: you may not see arguments, results and errors, and so not search through them", name)
 		}
 	}
 	return nil

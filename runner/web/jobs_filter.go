@@ -49,14 +49,14 @@ func readJobFilter(query url.Values, now time.Time, more ...string) (g jobFilter
 		case !known:
 			return g, wrong("there is no filter %q: there are %s", name, fieldNames())
 		case len(values) > 1 && !allSame(values):
-			return g, wrong("%s is given %d times: one value goes", name, len(values))
+			return g, wrongIn(name, "%s is given %d times: one value goes", name, len(values))
 		}
 		value := values[0]
 		if !slices.Contains([]string{"task", "queue", "schedule", "error", "search"}, name) { // those may well begin with a blank
 			value = strings.TrimSpace(value)
 		}
 		if problem := unfit(value); problem != "" {
-			return g, wrong("%s: %s", name, problem)
+			return g, wrongIn(name, "%s: %s", name, problem)
 		}
 		if value != "" {
 			g.values.Set(name, value)
@@ -64,6 +64,17 @@ func readJobFilter(query url.Values, now time.Time, more ...string) (g jobFilter
 	}
 	g.filter, err = filterOf(g.values, now)
 	return g, err
+}
+
+// askedFor is the filter as it was typed, but for a field: what is refused of it goes into no further address.
+func askedFor(query url.Values, but string) (g jobFilter) {
+	g.values = url.Values{}
+	for _, f := range filterFields() {
+		if value := query.Get(f.Name); value != "" && f.Name != but {
+			g.values.Set(f.Name, value)
+		}
+	}
+	return g
 }
 
 func allSame(values []string) bool { return len(slices.Compact(slices.Clone(values))) == 1 }
@@ -93,15 +104,15 @@ func filterOf(values url.Values, now time.Time) (f jobs.Filter, err error) {
 	f = jobs.Filter{State: values.Get("state"), Task: values.Get("task"), Queue: values.Get("queue"), OwnerID: values.Get("owner"), Schedule: values.Get("schedule"),
 		Search: values.Get("search"), Error: values.Get("error")}
 	if f.State != "" && !slices.Contains(jobs.States(), f.State) {
-		return f, wrong("state %q is none of %s", f.State, strings.Join(jobs.States(), ", "))
+		return f, wrongIn("state", "state %q is none of %s", f.State, strings.Join(jobs.States(), ", "))
 	}
 	var owner pgtype.UUID
 	if err := owner.Scan(f.OwnerID); f.OwnerID != "" && (err != nil || !owner.Valid) {
-		return f, wrong("owner %q is no UUID, such as 6f9619ff-8b86-4d11-b42d-00c04fc964ff", f.OwnerID)
+		return f, wrongIn("owner", "owner %q is no UUID, such as 6f9619ff-8b86-4d11-b42d-00c04fc964ff", f.OwnerID)
 	}
 	if batch := values.Get("batch"); batch != "" {
 		if f.Batch, err = strconv.ParseInt(batch, 10, 64); err != nil || f.Batch < 1 {
-			return f, wrong("batch %q is no id of a batch: ids are whole numbers, such as 12", batch)
+			return f, wrongIn("batch", "batch %q is no id of a batch: ids are whole numbers, such as 12", batch)
 		}
 	}
 	if f.Since, err = pastOf("since", values.Get("since"), now); err != nil {
@@ -111,7 +122,7 @@ func filterOf(values url.Values, now time.Time) (f jobs.Filter, err error) {
 		return f, err
 	}
 	if f.Since != nil && f.Until != nil && !f.Since.Before(*f.Until) {
-		return f, wrong("until %q is not later than since %q", values.Get("until"), values.Get("since"))
+		return f, wrongIn("until", "until %q is not later than since %q", values.Get("until"), values.Get("since"))
 	}
 	return f, nil
 }
@@ -123,7 +134,7 @@ func pastOf(name, value string, now time.Time) (*time.Time, error) {
 	}
 	w, known := jobs.ReadWhen(value)
 	if !known {
-		return nil, wrong("%s %q is no time: give 90m, 24h or 7d back from now, 2026-03-28 02:00 (UTC), or 2026-03-28T02:00:00Z", name, value)
+		return nil, wrongIn(name, "%s %q is no time: give 90m, 24h or 7d back from now, 2026-03-28 02:00 (UTC), or 2026-03-28T02:00:00Z", name, value)
 	}
 	if at := w.UTC(); at != nil {
 		return at, nil

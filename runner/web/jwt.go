@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/MicahParks/keyfunc/v3"
@@ -27,11 +29,17 @@ type JWT struct {
 	OperatorRole string
 	ReaderRole   string
 
-	once sync.Once
-	keys keyfunc.Keyfunc
-	err  error
-	log  *logrus.Logger
-	ctx  context.Context //nolint:containedctx // the dashboard's life: keys are fetched again as long as it lasts
+	first   sync.Once
+	keys    atomic.Pointer[providerKeys]
+	unknown *rate.Limiter
+	log     *logrus.Logger
+	ctx     context.Context //nolint:containedctx // the dashboard's life: keys are fetched again as long as it lasts
+}
+
+// providerKeys are kept up to date until end is called.
+type providerKeys struct {
+	keyfunc.Keyfunc
+	end context.CancelFunc
 }
 
 // What asymmetric keys sign with. HS256 is never among them: with it, anybody could sign with the public key.
@@ -86,24 +94,48 @@ func (j *JWT) key(ctx context.Context, token *jwt.Token) (any, error) {
 	if token.Method == jwt.SigningMethodHS256 {
 		return []byte(j.Secret), nil
 	}
-	j.once.Do(j.fetch)
-	if j.err != nil {
-		return nil, j.err
+	j.first.Do(func() {
+		j.unknown = cmp.Or(j.unknown, rate.NewLimiter(rate.Every(jwksUnknown), 1))
+		j.fetch()
+	})
+	key, err := j.find(ctx, token)
+	if err != nil && j.unknown.Allow() { // the provider may have new keys, or not have answered before
+		j.fetch()
+		key, err = j.find(ctx, token)
 	}
-	return j.keys.KeyfuncCtx(ctx)(token)
+	return key, err
 }
 
-// fetch begins to keep the provider's keys, at the first login.
+var errNoKeys = errors.New("the keys of the identity provider could not be fetched; its address or the provider may be at fault")
+
+func (j *JWT) find(ctx context.Context, token *jwt.Token) (any, error) {
+	keys := j.keys.Load()
+	if keys == nil {
+		return nil, errNoKeys
+	}
+	return keys.KeyfuncCtx(ctx)(token)
+}
+
+// fetch takes the provider's keys, and begins to keep them. Those of before stay where that fails. (The library's own fetching for an unknown key is
+// off: it gives the provider's answer no more time than it would wait for its turn.)
 func (j *JWT) fetch() {
-	j.keys, j.err = keyfunc.NewDefaultOverrideCtx(j.ctx, []string{j.JWKS}, keyfunc.Override{
-		Client: &http.Client{Timeout: jwksTimeout}, HTTPTimeout: jwksTimeout, RefreshInterval: jwksEvery,
-		RefreshUnknownKID: rate.NewLimiter(rate.Every(jwksUnknown), 1), RateLimitWaitMax: time.Millisecond,
+	ctx, end := context.WithCancel(j.ctx)
+	failed := func(err error) { j.log.WithError(err).Warn("the keys of the identity provider could not be fetched") }
+	no := false
+	keys, err := keyfunc.NewDefaultOverrideCtx(ctx, []string{j.JWKS}, keyfunc.Override{
+		Client: &http.Client{Timeout: jwksTimeout}, HTTPTimeout: jwksTimeout, RefreshInterval: jwksEvery, NoErrorReturnFirstHTTPReq: &no, RefreshUnknownKID: rate.NewLimiter(0, 0),
 		RefreshErrorHandlerFunc: func(string) func(context.Context, error) {
-			return func(_ context.Context, err error) {
-				j.log.WithError(err).Warn("the keys of the identity provider could not be fetched")
-			}
+			return func(_ context.Context, err error) { failed(err) }
 		},
 	})
+	if err != nil {
+		end()
+		failed(err)
+		return
+	}
+	if old := j.keys.Swap(&providerKeys{keys, end}); old != nil {
+		old.end()
+	}
 }
 
 // nameIn is who the token is for: the subject, and the address that people know them by.
@@ -113,9 +145,9 @@ func nameIn(claims jwt.MapClaims) (string, error) {
 		return "", errors.New("the token names no subject")
 	}
 	if email, ok := claims["email"].(string); ok && email != "" && email != subject {
-		return cutText(200, oneLine(email+" ("+subject+")")), nil
+		return cutText(200, oneLine(visibleText(email+" ("+subject+")"))), nil
 	}
-	return cutText(200, oneLine(subject)), nil
+	return cutText(200, oneLine(visibleText(subject))), nil
 }
 
 func rolesIn(value any, path []string) (roles []string) {

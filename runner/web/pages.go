@@ -38,6 +38,7 @@ type view struct {
 	Now      time.Time
 	path     func(string) string
 	database *database
+	refused  *problem // what the address asks for, on a page that has a form for it
 }
 
 // PathValue is a part of the address, by its name in the page's path.
@@ -83,12 +84,27 @@ func (e missingError) Error() string { return e.what }
 func missing(format string, args ...any) error { return missingError{fmt.Sprintf(format, args...)} }
 
 // wrongError is shown with 400: the address asks for what can't be.
-type wrongError struct{ what string }
+type wrongError struct{ field, what string }
 
 func (e wrongError) Error() string { return e.what }
 
 // wrong says what is wrong with the address, naming field and value.
-func wrong(format string, args ...any) error { return wrongError{fmt.Sprintf(format, args...)} }
+func wrong(format string, args ...any) error { return wrongError{"", fmt.Sprintf(format, args...)} }
+
+// wrongIn is wrong for a page that has a form with the field.
+func wrongIn(field, format string, args ...any) error {
+	return wrongError{field, fmt.Sprintf(format, args...)}
+}
+
+// refuse has the page shown with its form as it was filled in, and what is wrong at the field, for errors that a form can mend.
+func (v *view) refuse(err error) error {
+	asked := new(wrongError)
+	if !errors.As(err, asked) {
+		return err
+	}
+	v.refused = &problem{Message: asked.what, Field: asked.field}
+	return nil
+}
 
 func status(err error) int {
 	switch {

@@ -61,12 +61,13 @@ type fieldPart struct {
 	Error     string
 	Type      string
 	Long      int      // lines, of a longer text
+	JSON      bool     // it is to be JSON, which the script checks while somebody types
 	Known     []string // of a choice: all; of a field: suggestions
 	Described string   // the ids of what is said below it
 }
 
-// formField is one of a form, with what was given when the form was refused, and what was said of it. Of the pairs, value, hint, type, long and
-// known are those of fieldPart.
+// formField is one of a form, with what was given when the form was refused, and what was said of it. Of the pairs, value, hint, type, long,
+// json and known are those of fieldPart.
 func formField(s *screen, name, label string, pairs ...any) (fieldPart, error) {
 	given, err := dict(pairs...)
 	if err != nil {
@@ -84,6 +85,7 @@ func formField(s *screen, name, label string, pairs ...any) (fieldPart, error) {
 		f.Type = kind
 	}
 	f.Long, _ = given["long"].(int)
+	f.JSON, _ = given["json"].(bool)
 	f.Known, _ = given["known"].([]string)
 	var ids []string
 	if f.Hint != "" {
@@ -94,37 +96,4 @@ func formField(s *screen, name, label string, pairs ...any) (fieldPart, error) {
 	}
 	f.Described = strings.Join(ids, " ")
 	return f, nil
-}
-
-// chartRow is one of the table that says the same as a chart.
-type chartRow struct {
-	At     time.Time
-	Values []string
-}
-
-// Rows are the chart's numbers, the latest first.
-func (c chart) Rows() (rows []chartRow) {
-	for i := len(c.Times) - 1; i >= 0; i-- {
-		row := chartRow{At: time.Unix(c.Times[i], 0)}
-		for _, s := range c.Series {
-			row.Values = append(row.Values, c.value(s.Values, i))
-		}
-		rows = append(rows, row)
-	}
-	return rows
-}
-
-func (c chart) value(values []*float64, i int) string {
-	switch {
-	case i >= len(values) || values[i] == nil:
-		return "–"
-	case c.Unit == "s":
-		return lasting(time.Duration(*values[i] * float64(time.Second)))
-	}
-	return number(trimZeros(*values[i]))
-}
-
-func trimZeros(v float64) string {
-	text := fmt.Sprintf("%.2f", v)
-	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
 }

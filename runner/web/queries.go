@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -93,12 +94,15 @@ type facts struct {
 	Runners  runnersCounted `json:"runners"`
 	Failed   int            `json:"failed"`
 	Failures []failure      `json:"failures"`
+
+	Ended  int64           `json:"ended"`  // jobs, in the last hour
+	Counts []attemptCounts `json:"counts"` // of the span that was asked for
 }
 
 // failedMost is how far failures are counted.
 const failedMost = 1000
 
-func overviewFacts(ctx context.Context, db jobs.DB) (f facts, err error) {
+func overviewFacts(ctx context.Context, db jobs.DB, span chartSpan) (f facts, err error) {
 	var text []byte
 	err = db.QueryRow(ctx, `with clock as materialized (select pgtick.now() as now)
 		select json_build_object('now', n.now,
@@ -108,8 +112,12 @@ func overviewFacts(ctx context.Context, db jobs.DB) (f facts, err error) {
 			'failed', (select count(*) from (select from pgtick.history as h where h.state = 'failed' and h.finished_at >= (select k.now - interval '1 hour' from clock as k) limit $1::int) as x),
 			'failures', coalesce((select json_agg(x order by x.finished_at desc) from (
 				select h.id, h.task, h.queue, h.finished_at, coalesce(h.error, h.earlier_attempts -> -1 -> 'error') as error from pgtick.history as h
-				where h.state = 'failed' order by h.finished_at desc limit 8) as x), '[]'))::text
-		from clock as n`, failedMost).Scan(&text)
+				where h.state = 'failed' order by h.finished_at desc limit 8) as x), '[]'),
+			'ended', (select coalesce(sum(c.done + c.failed), 0) from pgtick.attempt_counts as c where c.span = interval '1 minute' and c.at > n.now - interval '1 hour'),
+			'counts', coalesce((select json_agg(x order by x.at) from (
+				select extract(epoch from c.at)::bigint as at, c.done, c.errors, c.failed, c.waited, c.ran from pgtick.attempt_counts as c
+				where c.span = make_interval(secs => $2::float8) and c.at > n.now - make_interval(secs => $2::float8) * $3::int) as x), '[]'))::text
+		from clock as n`, failedMost, span.length.Seconds(), span.points).Scan(&text)
 	if err != nil {
 		return f, failedTo("read the overview", err)
 	}
@@ -180,4 +188,29 @@ func jsonRow[V any](ctx context.Context, db jobs.DB, sql string, args ...any) (v
 		return value, nil
 	}
 	return value, err
+}
+
+func failedTo(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+func collectRows[V any](ctx context.Context, db jobs.DB, doing string, scan pgx.RowToFunc[V], sql string, args ...any) ([]V, error) {
+	rows, err := db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, failedTo(doing, err)
+	}
+	all, err := pgx.CollectRows(rows, scan)
+	return all, failedTo(doing, err)
+}
+
+// fromJSON reads a row of one column that holds an object.
+func fromJSON[V any](row pgx.CollectableRow) (value V, err error) {
+	var text []byte
+	if err := row.Scan(&text); err != nil {
+		return value, err
+	}
+	return value, json.Unmarshal(text, &value)
 }

@@ -310,11 +310,15 @@ func (d *Dashboard) logout(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 }
 
-// localAddress is one of this dashboard, or its beginning.
+// localAddress is one of this dashboard, or its beginning. What it becomes counts: where an escape is not as it should be, all are written anew, and
+// "%2f/evil.example/ " becomes another site's.
 func localAddress(address string) string {
 	u, err := url.Parse(address)
-	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(u.Path, "/") || strings.HasPrefix(address, "//") || strings.ContainsAny(address, "\\\r\n\t") {
+	if err != nil || u.Scheme != "" || u.Host != "" || strings.ContainsAny(address, "\\\r\n\t") {
 		return "/"
 	}
-	return u.RequestURI()
+	if local := u.RequestURI(); strings.HasPrefix(local, "/") && !strings.HasPrefix(local, "//") {
+		return local
+	}
+	return "/"
 }

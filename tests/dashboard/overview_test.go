@@ -12,22 +12,21 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/pgtick/pgtick/runner/engine"
 	"github.com/pgtick/pgtick/runner/web"
 	"github.com/pgtick/pgtick/tests/pgtest"
 )
 
 func TestOverview_SaysWhatIsWrong_First(t *testing.T) {
 	t.Parallel()
-	minutes := new(web.Minutes)
+	d := open(t)
+	tally := new(web.Tally)
 	for range 30 {
-		minutes.Finished("done", 10*time.Millisecond, 200*time.Millisecond)
+		tally.Finished("done", 10*time.Millisecond, 200*time.Millisecond)
 	}
-	minutes.Finished("failed", time.Second, 3*time.Second)
-	minutes.Finished("released", time.Hour, time.Hour) // counts for nothing
-	d := open(t, func(o *web.Options) {
-		o.Databases[0].Minutes, o.Databases[0].Status = minutes.Counts, func() engine.Status { return engine.Status{} }
-	})
+	tally.Finished("failed", time.Second, 3*time.Second)
+	tally.Finished("released", time.Hour, time.Hour) // counts for nothing
+	require.NoError(t, tally.Tell(t.Context(), d.DB.Pool, runner(t, d.DB)))
+	run(t, d.DB, `select pgtick.leave(id) from pgtick.runner_leases`)
 	run(t, d.DB, `select pgtick.enqueue('mail.send', p_queue => 'mail') from generate_series(1, 3)`)
 	run(t, d.DB, `select pgtick.enqueue('mail.send', p_queue => 'mail', p_run_at => pgtick.now() + interval '1 day')`)
 	_, body := d.get(t, "/")
@@ -36,7 +35,7 @@ func TestOverview_SaysWhatIsWrong_First(t *testing.T) {
 	require.Less(t, strings.Index(text, "task without a runner"), strings.Index(text, "Jobs that could run"), "what is wrong comes first")
 	require.Regexp(t, `Jobs that could run 3 the oldest since`, text)
 	require.Contains(t, text, "No clock has ever ticked")
-	require.Contains(t, text, "Ended in the last hour 31 by the runner here")
+	require.Contains(t, text, "Ended in the last hour 31 done or failed, on all runners")
 	require.Regexp(t, `mail 3 .+ 0 1 0 0 none`, text)
 	b := d.browse(t)
 	b.visit("/")
@@ -45,27 +44,6 @@ func TestOverview_SaysWhatIsWrong_First(t *testing.T) {
 	b.dark()
 	b.axe()
 	b.phone()
-}
-
-// Charts are pictures, and the same numbers stand in a table.
-func TestCharts_HaveTheirNumbersAsATable(t *testing.T) {
-	t.Parallel()
-	minutes := new(web.Minutes)
-	for range 19 {
-		minutes.Finished("done", 10*time.Millisecond, 200*time.Millisecond)
-	}
-	minutes.Finished("error", 10*time.Millisecond, 8*time.Second)
-	counts := minutes.Counts()
-	require.Len(t, counts, 60)
-	last := counts[59]
-	require.Equal(t, 19, last.Done)
-	require.Equal(t, 1, last.Errors)
-	require.InEpsilon(t, 0.010, last.Waited, 0.13, "an eighth off at most")
-	require.InEpsilon(t, 0.200, last.Ran, 0.13)
-	require.InEpsilon(t, 0.200, last.Ran95, 0.13, "19 of 20")
-	d := open(t, func(o *web.Options) { o.Databases[0].Minutes = minutes.Counts })
-	_, body := d.get(t, "/")
-	require.Regexp(t, `time done to be tried again failed \d{4}-\d\d-\d\d \d\d:\d\d:00 UTC 19 1 0`, words(body))
 }
 
 func TestPages_AreLight(t *testing.T) {

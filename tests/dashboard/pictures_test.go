@@ -22,6 +22,7 @@ import (
 	"github.com/pgtick/pgtick/runner/engine"
 	"github.com/pgtick/pgtick/runner/web"
 	"github.com/pgtick/pgtick/tasks"
+	"github.com/pgtick/pgtick/tests/pgtest"
 )
 
 var write = flag.Bool("write", false, "write the pictures of docs/img anew")
@@ -44,26 +45,36 @@ func TestPictures_OfTheDocs_AreThere_AndSmall(t *testing.T) {
 	}
 }
 
-// hour is one of a shop, as a runner would have counted it.
-func hour() []web.MinuteCounts {
-	all := make([]web.MinuteCounts, 60)
-	now := time.Now().Truncate(time.Minute)
-	for i := range all {
+// countHour writes an hour of a shop, as its runners would have told it: a wave of orders, and failures towards its end.
+func countHour(t *testing.T, db *pgtest.DB) {
+	t.Helper()
+	id := runner(t, db)
+	for i := range 60 {
 		wave := math.Sin(float64(i)/7) + math.Sin(float64(i)/2.3)/3
-		c := web.MinuteCounts{At: now.Add(time.Duration(i-59) * time.Minute), Done: 240 + int(90*wave), Errors: 4 + i%5, Waited: 0.004 + 0.001*math.Abs(wave), Waited95: 0.021 + 0.006*math.Abs(wave),
-			Ran: 0.12 + 0.02*wave, Ran95: 0.61 + 0.2*math.Abs(wave)}
-		if i > 51 {
-			c.Failed, c.Ran95, c.Waited95 = 9+i%4, 1.9, 0.14
+		tally := new(web.Tally)
+		finish := func(n int, outcome string, waited, ran float64) {
+			for k := range n { // one in twelve takes five times as long
+				long := 1 + 4*float64(k%12/11)
+				tally.Finished(outcome, time.Duration(waited*long*float64(time.Second)), time.Duration(ran*long*float64(time.Second)))
+			}
 		}
-		all[i] = c
+		finish(240+int(90*wave), "done", 0.004+0.001*math.Abs(wave), 0.12+0.02*wave)
+		finish(4+i%5, "error", 0.004, 0.3)
+		if i > 51 {
+			finish(9+i%4, "failed", 0.03, 1.9)
+		}
+		require.NoError(t, tally.Tell(t.Context(), db.Pool, id))
+		run(t, db, `update pgtick.runner_leases set counted = 0 where id = $1`, id)
+		run(t, db, `update pgtick.attempt_counts set at = at - $1::int * interval '1 minute' where span = interval '1 minute' and at > pgtick.now() - interval '1 minute'`, 59-i)
 	}
-	return all
+	run(t, db, `select pgtick.leave($1)`, id)
 }
 
 func takePictures(t *testing.T) {
 	d := open(t, func(o *web.Options) {
-		o.Databases[0].Minutes, o.Databases[0].Status, o.Version = hour, func() engine.Status { return engine.Status{RunnerID: 1, Held: 3} }, "1.0.0"
+		o.Databases[0].Status, o.Version = func() engine.Status { return engine.Status{RunnerID: 1, Held: 3} }, "1.0.0"
 	})
+	countHour(t, d.DB)
 	registry := tasks.NewRegistry()
 	held := make(chan struct{})
 	t.Cleanup(func() { close(held) })

@@ -112,6 +112,7 @@ func TestProgram_ServesTheDashboard_OnTheLoopbackToAll_AndElsewhereByLoginAlone(
 	eventually(t, "it says what is missing", func() bool { return strings.Contains(said.String(), "needs something to log in with") })
 	require.Equal(t, 2, end())
 
+	id := ask[int64](t, db, `select pgtick.enqueue('credits.cleanup_expired_credit_holds')`)
 	said, end = pgtick(t, append(env, "PGTICK_WEB_TOKEN="+operatorToken), "work", "--http", "0.0.0.0:0")
 	ready(t, said)
 	url = strings.Replace(served(t, said), "[::]", "127.0.0.1", 1)
@@ -119,7 +120,11 @@ func TestProgram_ServesTheDashboard_OnTheLoopbackToAll_AndElsewhereByLoginAlone(
 	require.Contains(t, body, "<h1>Log in</h1>")
 	status, _ = fetch(t, url+"/metrics")
 	require.Equal(t, http.StatusOK, status, "as before")
+	eventually(t, "the job is done", func() bool {
+		return ask[string](t, db, `select j.state from pgtick.jobs as j where j.id = $1`, id) == "done"
+	})
 	require.Zero(t, end())
+	require.Positive(t, ask[int64](t, db, countedDone), "a runner that ends has told for the charts what ended last")
 }
 
 func TestProgram_WithARuleThatMeansNothing_SaysSo(t *testing.T) {

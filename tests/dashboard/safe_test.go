@@ -157,9 +157,9 @@ func TestActions_LeadBackIntoTheDashboardAlone(t *testing.T) {
 	t.Parallel()
 	d := open(t)
 	d.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	for _, back := range []string{"https://evil.example/", "//evil.example/", `/\evil.example`, `\\evil.example`, "evil.example", ""} {
+	for _, back := range []string{"https://evil.example/", "//evil.example/", `/\evil.example`, `\\evil.example`, "evil.example", "/\t/evil.example", "\t//evil.example", ""} {
 		status, _, header := d.do(t, http.MethodPost, "/do/jobs/cancel", url.Values{"id": {"1"}, "back": {back}}, nil)
 		require.Equal(t, http.StatusSeeOther, status, back)
-		require.Regexp(t, `^/([^/\\]|$)`, header.Get("Location"), back)
+		require.Regexp(t, `^/([^/\\\t]|$)`, header.Get("Location"), back)
 	}
 }

@@ -21,6 +21,10 @@ func TestFound_IsRefusedInOurWords(t *testing.T) {
 		"jobs to wait for, with a null":        {"service_role", "select pgtick.enqueue('fuzz.run', p_after => '{{1,null}}')", "TK000", "after "},
 		"a subject that is no UUID":            {"authenticated", "select set_config('request.jwt.claims', '{\"sub\": \"user_2abc\"}', true); select count(*) from pgtick.my_jobs", "TK024", "user_2abc"},
 		"that of one who would pay":            {"authenticated", "select set_config('request.jwt.claims', '{\"sub\": {\"a\": 1}}', true); select credits.my_charge(1, 'k')", "TK024", "is no UUID"},
+		"claims that are no JSON":              {"authenticated", "select set_config('request.jwt.claims', '{\"sub\": ', true); select count(*) from pgtick.my_jobs", "TK024", "request.jwt.claims is not JSON"},
+		"those of one who asks for a job":      {"authenticated", "select set_config('request.jwt.claims', 'ann', true); select count(*) from pgtick.requests", "TK024", "request.jwt.claims is not JSON"},
+		"those of one who acts":                {"service_role", "select set_config('request.jwt.claims', '{\"sub\": \"\\u0000\"}', true); select pgtick.pause_queue('mail')", "TK024", "request.jwt.claims is not JSON"},
+		"claims deeper than a stack":           {"authenticated", "select set_config('request.jwt.claims', repeat('[', 1000000), true); select count(*) from pgtick.my_jobs", "TK024", "request.jwt.claims is not JSON"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn := connect(t)

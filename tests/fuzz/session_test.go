@@ -14,7 +14,7 @@ import (
 )
 
 // roles that call; the last one is the owner, who is a superuser here.
-var roles = []string{"anon", "authenticated", "service_role", "pgtick_runner", "pgtick_reader", "owner"}
+var roles = []string{"anon", "authenticated", "service_role", "pgtick_runner", "pgtick_reader", "pgtick_operator", "owner"}
 
 const owner = "owner"
 
@@ -53,8 +53,9 @@ var settings = []string{"DateStyle = 'SQL, DMY'", "DateStyle = 'German'", "DateS
 	"search_path = ''", "search_path = pgtick, credits, public", "client_min_messages = debug1", "work_mem = '64kB'", "constraint_exclusion = on", "row_security = on", "check_function_bodies = off", "default_transaction_read_only = on",
 	"pgtick.source = 'a file'", "pgtick.declared = '[]'", "lock_timeout = '1ms'"}
 
-// claims are those of tokens as PostgREST hands them over: JSON, and a subject, which another issuer may have made.
-var claims = []string{`{"sub": "` + ann + `", "role": "authenticated"}`, `{"sub": "` + ben + `", "role": "authenticated"}`, `{"sub": "` + ann + `", "role": "authenticated"}`, ``, `{}`, `{"sub": null}`, `{"sub": ""}`, `{"role": "service_role"}`, `[]`, `{"sub": {"a": 1}}`}
+// claims are those of tokens as PostgREST hands them over: JSON, and a subject, which another issuer may have made. The last ones only a session of one's own sets.
+var claims = []string{`{"sub": "` + ann + `", "role": "authenticated"}`, `{"sub": "` + ben + `", "role": "authenticated"}`, `{"sub": "` + ann + `", "role": "authenticated"}`, ``, `{}`, `{"sub": null}`, `{"sub": ""}`, `{"role": "service_role"}`, `[]`, `{"sub": {"a": 1}}`,
+	`{`, `{"sub": "\u0000"}`, strings.Repeat("[", 20000)}
 
 // session makes calls, each in a transaction that is rolled back.
 type session struct {

@@ -241,7 +241,7 @@ func TestRemove_LeavesNothingBehind_AndUpInstallsAnew(t *testing.T) {
 	statements, _, _ := strings.Cut(after, "```")
 	_, err := newConn(t, db.URL).PgConn().Exec(t.Context(), statements).ReadAll()
 	require.NoError(t, err)
-	exec1(t, db, "drop role pgtick_runner, pgtick_reader")
+	exec1(t, db, "drop role pgtick_runner, pgtick_reader, pgtick_operator")
 	require.Empty(t, column(t, db, "select n.nspname from pg_namespace as n where n.nspname in ('pgtick', 'credits', 'analytics')"))
 	require.True(t, db.Migrate(t).SQL)
 }
@@ -278,7 +278,7 @@ func TestUp_AsAnOwnerWhoIsNoSuperuser_Works(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			own := pgtest.Server(t)
+			own := pgtest.BareServer(t)
 			admin := newConn(t, own.URL("postgres"))
 			for _, statement := range []string{"create role app login password 'app' nosuperuser " + c.attributes, "create database app owner app"} {
 				_, err := admin.Exec(t.Context(), statement)

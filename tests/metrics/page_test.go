@@ -89,8 +89,9 @@ func TestMetrics_OfARunner_AreThoseOfThePage_AndNamedAsPrometheusWants(t *testin
 		}
 		return true
 	}, within, every, "all that the page tells of")
-	served := map[string]string{}
-	for name, f := range families(t, text) {
+	served, all := map[string]string{}, families(t, text)
+	grafana(t).requireServed(t, all)
+	for name, f := range all {
 		require.NotEmpty(t, f.GetHelp(), name)
 		if !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") {
 			served[name] = shape(f)

@@ -170,3 +170,32 @@ func TestTimeout_WakesASleeper_WhoWouldSleepPastTheNextAttempt(t *testing.T) {
 	require.Equal(t, 1, rescue(t, db))
 	require.Equal(t, []string{"default"}, ear.heard(t))
 }
+
+// A worker that lives and has forgotten a claim names it in no heartbeat: an empty list, or one of others. No lease gives it away; upkeep looks at all.
+func TestTimeout_OfAClaimThatItsWorkerForgot_UpkeepTakesIt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Quiet(t)
+	r, c := heldFor(t, db, "")
+	exec(t, db.Pool, "select pgtick.enqueue('echo', p_timeout => '1 hour')")
+	named := r.claimOne(t, db.Pool)
+	ear := listen(t, db, "pgtick")
+	for _, names := range [][]claim{{}, {named}} {
+		r.heartbeat(t, db.Pool, names...)
+		pgtest.Advance(t, db, (timeout+lease)/2-time.Microsecond)
+		r.heartbeat(t, db.Pool, names...)
+		require.Zero(t, rescue(t, db), "nobody told of it")
+		maintain(t, db)
+		require.Equal(t, "running 1", stateOf(t, db, c.ID), "not before")
+	}
+	register(t, db, "sleeper", "echo").sleep(t, db.Pool, time.Hour)
+	pgtest.Advance(t, db, 2*time.Microsecond)
+	maintain(t, db)
+	require.Equal(t, "ready 1", stateOf(t, db, c.ID))
+	require.Equal(t, []string{"1 error"}, attemptsOf(t, db, c.ID))
+	require.Equal(t, []string{"default"}, ear.heard(t))
+	require.Equal(t, "running 1", stateOf(t, db, named.ID), "its time is not over")
+	require.Equal(t, map[int64]string{c.ID: "fenced"}, r.heartbeat(t, db.Pool, c, named))
+	require.Equal(t, []string{"refused", "accepted"}, r.finish(t, db.Pool, c.is("done"), named.is("done")))
+	require.Empty(t, all[string](t, db.Pool, "select concat_ws(' ', what, evidence) from pgtick.health where what = 'upkeep'"))
+}

@@ -255,3 +255,33 @@ func TestNextRunAt_IsThatOfTheRunnersOwnNextJob(t *testing.T) {
 	require.Equal(t, now.Add(time.Minute), *next(), "what runs does not wait")
 	require.Nil(t, one[*time.Time](t, db.Pool, "select pgtick.next_run_at(4711)"))
 }
+
+// A suspect that waits, as after a failed attempt, has its time like all others. Whoever cannot have it need not look.
+func TestNextRunAt_OfASuspect_CountsForWhoMayTakeIt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	bad := suspects(t, db, 2)
+	now := freeze(t, db)
+	exec(t, db.Pool, "update pgtick.live_jobs set run_at = pgtick.now() + interval '7 seconds'")
+	a := register(t, db, "a", "echo")
+	next := func(r runner) *time.Time {
+		return one[*time.Time](t, db.Pool, "select pgtick.next_run_at($1) at time zone 'UTC'", r.id)
+	}
+	require.Equal(t, now.Add(7*time.Second), *next(a))
+	require.Nil(t, next(register(t, db, "other", "mail")), "another's task")
+	exec(t, db.Pool, "select pgtick.pause_queue('default')")
+	require.Nil(t, next(a), "its queue is paused")
+	exec(t, db.Pool, "select pgtick.resume_queue('default')")
+	pgtest.Advance(t, db, 7*time.Second)
+	require.Equal(t, now.Add(7*time.Second), *next(a), "it became due just now")
+
+	c := a.claimOne(t, db.Pool)
+	require.Equal(t, bad[0], c.ID)
+	require.Nil(t, next(a), "it holds one, and may take no other")
+	require.Equal(t, now.Add(7*time.Second), *next(register(t, db, "b", "echo")))
+	require.Equal(t, []string{"accepted"}, a.finish(t, db.Pool, c.is("error").again(now.Add(time.Minute))))
+	require.Equal(t, now.Add(7*time.Second), *next(a))
+	pgtest.Advance(t, db, time.Second)
+	require.Equal(t, now.Add(time.Minute), *next(a), "what nobody has taken for a second is left to the poll")
+	require.Equal(t, bad[1], a.claimOne(t, db.Pool).ID, "which finds it")
+}

@@ -52,7 +52,7 @@ const projectRoles = `create role anon nologin noinherit; create role authentica
 
 var project = sync.OnceValues(func() (*localpg.Server, error) {
 	ctx := context.Background()
-	own, err := localpg.Start(ctx, localpg.Options{Settings: map[string]string{"shared_buffers": "64MB", "max_connections": "200"}})
+	own, err := pgtest.StartBare(localpg.Options{Settings: map[string]string{"shared_buffers": "64MB", "max_connections": "200"}})
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ const (
 	reachEnd   = "<!-- /what each role reaches -->\n"
 )
 
-var roles = []string{"public", "anon", "authenticated", "service_role", "pgtick_runner", "pgtick_reader"}
+var roles = []string{"public", "anon", "authenticated", "service_role", "pgtick_runner", "pgtick_reader", "pgtick_operator"}
 
 // What a role may do, by the server's own answer, so that what it has by way of public or another role counts too. Functions with several
 // forms are named with their parameters.
@@ -202,10 +202,10 @@ func afterHeading(t *testing.T, text, heading string) string {
 func TestRoles_OfPgtick_OwnNothing_AndAreNothingElse(t *testing.T) {
 	t.Parallel()
 	db := newProject(t)
-	const ours = "('pgtick_runner', 'pgtick_reader', 'anon', 'authenticated', 'service_role')"
+	const ours = "('pgtick_runner', 'pgtick_reader', 'pgtick_operator', 'anon', 'authenticated', 'service_role')"
 	require.Empty(t, all[string](t, db.Pool, `select format('%s owns %s %s', r.rolname, d.classid::regclass, d.objid) from pg_shdepend as d
 		join pg_roles as r on r.oid = d.refobjid where d.deptype = 'o' and r.rolname in `+ours))
-	require.Empty(t, all[string](t, db.Pool, `select r.rolname::text from pg_roles as r where r.rolname in ('pgtick_runner', 'pgtick_reader')
+	require.Empty(t, all[string](t, db.Pool, `select r.rolname::text from pg_roles as r where r.rolname in ('pgtick_runner', 'pgtick_reader', 'pgtick_operator')
 		and (r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolreplication or r.rolbypassrls)`))
 	require.Empty(t, all[string](t, db.Pool, `select format('%s is a member of %s', m.member::regrole, m.roleid::regrole) from pg_auth_members as m
 		join pg_roles as r on r.oid = m.member where r.rolname in `+ours))

@@ -228,7 +228,7 @@ func TestRoles_ForARoleThatMayDoMore_AreRefusedByTheDatabase(t *testing.T) {
 // may do with a role hangs, from PostgreSQL 16 on, on its having made it.
 func hosted(t *testing.T) (db *pgtest.DB, url string) {
 	t.Helper()
-	own := pgtest.Server(t)
+	own := pgtest.BareServer(t)
 	admin := connect(t, own.URL("postgres"))
 	do(t, admin, "create role hosted login createrole bypassrls password 'of-tests'")
 	do(t, admin, "create database project owner hosted")
@@ -292,11 +292,15 @@ func runAJob(t *testing.T, url string, owner asker) string {
 	return one[string](t, owner, "select state from pgtick.jobs where id = $1", id)
 }
 
-func TestRoles_OfTheReader_ReadsTheViews_AndChangesNothing(t *testing.T) {
+func TestRoles_OfTheReader_ReadsTheViews_AndChangesNothing_ThatOfTheOperatorActsByFunctionsAlone(t *testing.T) {
 	t.Parallel()
 	db, ownerURL := hosted(t)
 	owner := connect(t, ownerURL)
 	id := one[int64](t, owner, "select pgtick.enqueue('echo')")
+	for _, name := range []string{"pgtick_operator", "oncall"} {
+		apply(t, owner, printRole(t, plainPassword, nil, "operator", "--name", name))
+		requireOperator(t, db, name, one[int64](t, owner, "select pgtick.enqueue('echo', p_queue => 'others')"))
+	}
 	for _, name := range []string{"pgtick_reader", "dashboard"} {
 		apply(t, owner, printRole(t, plainPassword, nil, "reader", "--name", name))
 		reader := connect(t, pgtest.URLAs(db, name, plainPassword))
@@ -312,5 +316,33 @@ func TestRoles_OfTheReader_ReadsTheViews_AndChangesNothing(t *testing.T) {
 		for _, statement := range []string{"select pgtick.enqueue('echo')", "select pgtick.cancel(1)", "select pgtick.claim(1, '{}', '{}', 1)", "select pgtick.tick()", "create table public.mine (n int)"} {
 			refused(t, reader, "42501", statement)
 		}
+	}
+}
+
+// requireOperator logs in, acts, and tries what is not an operator's.
+func requireOperator(t *testing.T, db *pgtest.DB, name string, id int64) {
+	t.Helper()
+	operator := connect(t, pgtest.URLAs(db, name, plainPassword))
+	require.Equal(t, "2min 10s 1min", one[string](t, operator, `select concat_ws(' ', current_setting('statement_timeout'), current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout'))`))
+	require.Equal(t, "ready", one[string](t, operator, "select state from pgtick.jobs where id = $1", id))
+	require.Equal(t, "cancelled", one[string](t, operator, "select pgtick.cancel($1)", id))
+	require.Equal(t, "ready", one[string](t, operator, `select pgtick.retry_with($1, '{"n": 1}', 'it was none')`, id))
+	do(t, operator, "select pgtick.pause_queue('others', 'why'), pgtick.resume_queue('others')")
+	require.Equal(t, name, one[string](t, operator, "select string_agg(distinct by_whom, ' ') from pgtick.audit where at > (select max(at) from pgtick.audit) - interval '1 minute' and by_whom like $1 || '%'", name))
+	do(t, operator, `select set_config('request.jwt.claims', '{"sub": "the owner"}', false)`)
+	do(t, operator, "select pgtick.note_action('tested', 'claims')")
+	require.Equal(t, "the owner (login "+name+")", one[string](t, operator, "select by_whom from pgtick.audit order by id desc limit 1"), "a login can't pass itself off as another one")
+	for _, statement := range all[string](t, connect(t, db.URL), everyAct) {
+		if !reads(statement) {
+			refused(t, operator, "42501", statement)
+		}
+	}
+	user := "'00000000-0000-4000-8000-000000000001'"
+	for _, statement := range []string{"select credits.open_account(" + user + ")", "select credits.grant(" + user + ", 1, 'k')", "select credits.charge(" + user + ", 1, 'k')", "select credits.release(1)", "select credits.resolve(1, true)",
+		"select credits.redact(1)", "select pgtick.allow_task('x')", "select pgtick.allow_function('pg_catalog.now()', 'pgtick_runner')", "select pgtick.allow_gate('g', 'select 1')", "select credits.allow_own('charge')",
+		"select pgtick.set_retention('x', 'done', '1 day')", "select pgtick.set_retry_policy('x', '{}')", "select pgtick.set_gates('x', '{}')", "select pgtick.set_realtime(true)", "select pgtick.register('r', '{q}', '{t}')",
+		"select pgtick.claim(1, '{}', '{}', 1)", "select pgtick.finish(1, '{}', '{}', '{}')", "select pgtick.count_attempts(1, 1, 1)", "select pgtick.tick()", "select pgtick.maintain()", "select pgtick.adopt('x')",
+		"create table pgtick.mine (n int)", "create table public.mine (n int)", "create schema mine", "create role mine", "alter role pgtick_reader login", "set role pgtick_reader"} {
+		refused(t, operator, "42501", statement)
 	}
 }

@@ -180,7 +180,9 @@ func TestWork_AmongTheProbesOfAThousandRunners_HearsItsOwn(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	noise := make(chan error, 1)
 	go func() {
-		for ctx.Err() == nil {
+		next := time.NewTicker(50 * time.Millisecond) // without a pause the noise alone would keep a processor busy
+		defer next.Stop()
+		for ; ctx.Err() == nil; <-next.C {
 			if _, err := db.Pool.Exec(ctx, `select count(pg_notify('pgtick_probe', 'other.' || i)) from generate_series(1, 1000) as i`); err != nil && ctx.Err() == nil {
 				noise <- err
 				return

@@ -10,6 +10,7 @@
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
   const local = new Intl.DateTimeFormat('sv-SE', { year: 'numeric', month: '2-digit', day: '2-digit', hour: '2-digit', minute: '2-digit', second: '2-digit', timeZone: zone });
   const clock = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', timeZone: zone });
+  const dayClock = new Intl.DateTimeFormat('en-GB', { weekday: 'short', hour: '2-digit', minute: '2-digit', timeZone: zone });
   const short = new Intl.DateTimeFormat('en-GB', { timeZoneName: 'short', timeZone: zone });
   const zoneName = (at) => (short.formatToParts(at).find((p) => p.type === 'timeZoneName') || { value: zone }).value;
   const utc = (at) => at.toISOString().slice(0, 19).replace('T', ' ') + ' UTC';
@@ -67,6 +68,7 @@
       return;
     }
     const show = c.unit === 's' ? seconds : plain;
+    const when = (v) => (c.times.at(-1) - c.times[0] > 43200 ? dayClock : clock).format(new Date(v * 1000));
     const box = document.createElement('div');
     box.className = 'drawn';
     box.setAttribute('aria-hidden', 'true'); // the table beside it says the same
@@ -74,11 +76,11 @@
     const axis = { stroke: resolved('muted'), grid: { stroke: resolved('line'), width: 1 }, ticks: { stroke: resolved('line') } };
     const plot = new uPlot({
       width: box.clientWidth || 320, height: 170, tzDate: (at) => new Date(at * 1000), cursor: { y: false }, legend: { live: true },
-      series: [{ label: 'at', value: (_, v) => (v == null ? '–' : clock.format(new Date(v * 1000))) }, ...c.series.map((s) => ({
+      series: [{ label: 'at', value: (_, v) => (v == null ? '–' : when(v)) }, ...c.series.map((s) => ({
         label: s.name, stroke: resolved(s.colour), width: 2, value: (_, v) => show(v),
         ...(c.bars ? { fill: resolved(s.colour), paths: uPlot.paths.bars({ size: [0.7, 40] }), points: { show: false } } : { spanGaps: false }),
       }))],
-      axes: [{ ...axis, values: (_, ticks) => ticks.map((v) => clock.format(new Date(v * 1000))) }, { ...axis, size: 64, values: (_, ticks) => ticks.map(show) }],
+      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map(when) }, { ...axis, size: 64, values: (_, ticks) => ticks.map(show) }],
       scales: { y: { range: (_, low, high) => [0, Math.max(high || 0, c.unit === 's' ? 0.001 : 1) * 1.08] } },
     }, data, box);
     drawn.set(figure.id, { plot, box, text });
@@ -212,6 +214,35 @@
     if (!form || !form.dataset.fragment) return;
     clearTimeout(waiting.get(form));
     waiting.set(form, setTimeout(() => preview(form), 300));
+  });
+
+  // JSON is checked while somebody types; the server judges again.
+  function jsonFault(text) {
+    if (text.trim() === '') return '';
+    try {
+      const value = JSON.parse(text);
+      return value !== null && typeof value === 'object' && !Array.isArray(value) ? '' : 'Not a JSON object yet: write one such as {"to": "team"}.';
+    } catch (e) { return `Not JSON yet: ${e.message}.`; }
+  }
+  function checkJSON(field) {
+    let said = byID(`j-${field.name}`);
+    if (!said) {
+      said = document.createElement('p');
+      said.id = `j-${field.name}`;
+      said.className = 'wrong';
+      said.setAttribute('role', 'status');
+      field.after(said);
+      field.setAttribute('aria-describedby', `${field.getAttribute('aria-describedby') || ''} ${said.id}`.trim());
+    }
+    const fault = jsonFault(field.value);
+    if (said.textContent !== fault) said.textContent = fault;
+    if (fault) field.setAttribute('aria-invalid', 'true'); else field.removeAttribute('aria-invalid');
+  }
+  const checking = new WeakMap();
+  addEventListener('input', (e) => {
+    if (!e.target.matches('textarea[data-json]')) return;
+    clearTimeout(checking.get(e.target));
+    checking.set(e.target, setTimeout(() => checkJSON(e.target), 400));
   });
 
   // --- dark and light

@@ -1,4 +1,4 @@
--- pgtick, schema 10, as a migration for "supabase db push". Written by "make supabase" (in your own project: pgtick migrate sql --supabase);
+-- pgtick, schema 11, as a migration for "supabase db push". Written by "make supabase" (in your own project: pgtick migrate sql --supabase);
 -- do not edit it. It installs pgtick, or brings it up to date, from any state; "pgtick migrate" and this file may follow each other.
 
 do $pgtick$
@@ -970,11 +970,48 @@ $part$, true);
 end
 $pgtick$;
 
--- sql/00_base.sql
+-- migrations/00011_attempt_counts.sql
 do $pgtick$
 begin
   perform set_config('pgtick.part_12', $part$
--- What every other file stands on: the clock, how bad input is refused, and the two roles.
+-- What runners have finished, added up by time, for charts of all of them together. Creates a table; the new column's default is no value that
+-- is stored, so no table is written anew, and the lock on the runners' rows is held for a moment.
+
+-- Each attempt is counted in one row of each span. However many runners there are, a chart reads as many rows as it has points. Half of each page
+-- stays free, so that a row that is added to stays where it is.
+create table pgtick.attempt_counts (
+  span interval not null,
+  at timestamptz not null,
+  done bigint not null,
+  errors bigint not null,
+  failed bigint not null,
+  waited integer[] not null,
+  ran integer[] not null,
+  primary key (span, at),
+  constraint attempt_count_span_known check (span in (interval '1 minute', interval '15 minutes', interval '2 hours')),
+  constraint attempt_count_not_negative check (done >= 0 and errors >= 0 and failed >= 0)
+) with (fillfactor = 50);
+comment on table pgtick.attempt_counts is 'How many attempts ended in each stretch of time, and how long they waited and ran, as the runners said by count_attempts. maintain() keeps minutes for 3 hours, quarters of an hour for 2 days, and stretches of 2 hours for 15 days.';
+comment on column pgtick.attempt_counts.span is 'The length of the stretch: 1 minute, 15 minutes or 2 hours. Each attempt is counted in one of each.';
+comment on column pgtick.attempt_counts.at is 'Its beginning.';
+comment on column pgtick.attempt_counts.errors is 'Those that are tried again.';
+comment on column pgtick.attempt_counts.failed is 'Those after which the job has failed for good.';
+comment on column pgtick.attempt_counts.waited is 'How many waited for a worker for how long: the first number counts those up to 0.1 ms, and each further one those up to 1.25 times as long as the one before; the 82nd all that waited longer.';
+comment on column pgtick.attempt_counts.ran is 'How many ran for how long, likewise.';
+
+alter table pgtick.runner_leases add column counted bigint not null default 0;
+comment on column pgtick.runner_leases.counted is 'The number of its last report that count_attempts took.';
+
+alter table pgtick.attempt_counts enable row level security;
+$part$, true);
+end
+$pgtick$;
+
+-- sql/00_base.sql
+do $pgtick$
+begin
+  perform set_config('pgtick.part_13', $part$
+-- What every other file stands on: the clock, how bad input is refused, and the three roles.
 
 -- plpgsql, since a function in SQL with a search_path is not inlined but planned anew in each statement: some 10 µs.
 create or replace function pgtick.now()
@@ -996,8 +1033,8 @@ set search_path = ''
 as $$
 begin
   raise exception using errcode = 'TK000',
-    message = format('%s %s is refused: %s', p_field, coalesce('"' || left(p_value, 100) || '"', 'null'), p_rule),
-    hint = coalesce(nullif(btrim(p_hint), ''), format('Give %s another value.', p_field));
+    message = format('%s %s is refused: %s', left(p_field, 60), coalesce('"' || left(p_value, 100) || '"', 'null'), left(p_rule, 600)),
+    hint = coalesce(nullif(btrim(left(p_hint, 600)), ''), format('Give %s another value.', left(p_field, 60)));
 end
 $$;
 comment on function pgtick.invalid(text, text, text, text) is 'Raise TK000 for a value that is not allowed.';
@@ -1008,12 +1045,12 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ '[[:cntrl:]]' then
-    perform pgtick.invalid(p_field, p_name, 'a name has 1 to 200 characters and no control characters');
+  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ '[\u0001-\u001f\u007f-\u009f]' or btrim(p_name) = '' then
+    perform pgtick.invalid(p_field, p_name, 'a name has 1 to 200 characters, not only blanks, and no control characters');
   end if;
 end
 $$;
-comment on function pgtick.refuse_name(text, text) is 'Raise TK000 unless this may be the name of a task, a queue or a runner.';
+comment on function pgtick.refuse_name(text, text) is 'Raise TK000 unless this may be the name of a task, a queue, a runner or a schedule.';
 
 create or replace function pgtick.nearest_name(p_name text, p_names text[])
 returns text
@@ -1030,19 +1067,34 @@ as $$
 $$;
 comment on function pgtick.nearest_name(text, text[]) is 'Which of these names looks most like this one, by the pairs of letters that they share; null where none does.';
 
--- Who asks: the end user of a Supabase request where there is one, otherwise the role that logged in.
+-- Who asks: the end user of a Supabase request where there is one, otherwise the role that logged in. Any login can say what it likes in the
+-- claims: beside those of one that is neither the API's nor the owner's, its own name stands as well.
 create or replace function pgtick.caller()
 returns text
-language sql stable parallel safe
+language plpgsql stable parallel restricted
 set search_path = ''
 as $$
-  select coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', session_user::text)
+declare
+  v_sub text;
+begin
+  begin
+    v_sub := nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub';
+  exception when data_exception or program_limit_exceeded then   -- nobody's, so that nothing is recorded under a name that is not the caller's
+    raise exception using errcode = 'TK024', message = 'request.jwt.claims is not JSON', hint = 'Set it to the claims of the user''s token, as PostgREST does, or to nothing.';
+  end;
+  return case
+    when v_sub is null then session_user::text
+    when session_user in ('authenticator', (select pg_catalog.pg_get_userbyid(n.nspowner) from pg_catalog.pg_namespace as n where n.nspname = 'pgtick')) then v_sub
+    else format('%s (login %s)', v_sub, session_user)
+  end;
+end
 $$;
-comment on function pgtick.caller() is 'Who asks, for the record: the JWT''s subject, or the login role.';
+comment on function pgtick.caller() is 'Who asks, for the record: the JWT''s subject, or the login role; both where the login is neither that of Supabase''s API nor the owner''s.';
 
+-- definer: a dashboard writes down what an operator did with it, and writes no table.
 create or replace function pgtick.note_action(p_action text, p_subject text, p_details jsonb default null)
 returns void
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe security definer
 set search_path = ''
 as $$
   insert into pgtick.audit (at, by_whom, action, subject, details) values (pgtick.now(), pgtick.caller(), p_action, p_subject, p_details)
@@ -1054,7 +1106,7 @@ do $$
 declare
   v_role text;
 begin
-  foreach v_role in array '{pgtick_runner,pgtick_reader}'::text[] loop
+  foreach v_role in array '{pgtick_runner,pgtick_reader,pgtick_operator}'::text[] loop
     if not exists (select from pg_catalog.pg_roles as r where r.rolname = v_role) then
       execute format('create role %I nologin', v_role);
     end if;
@@ -1066,6 +1118,7 @@ exception
 end
 $$;
 
+-- Whoever acts has to see what on: what readers may, operators may. (As a member of pgtick_reader an operator would depend on who made the roles.)
 create or replace function pgtick.grant_to(p_roles text[], p_privilege text, p_objects text[])
 returns void
 language plpgsql volatile parallel unsafe
@@ -1075,25 +1128,34 @@ declare
   v_role text;
   v_object text;
 begin
-  for v_role in select r.rolname from pg_catalog.pg_roles as r where r.rolname = any (p_roles) order by 1 loop
+  for v_role in
+    select r.rolname from pg_catalog.pg_roles as r
+    where r.rolname = any (p_roles) or r.rolname = 'pgtick_operator' and 'pgtick_reader' = any (p_roles)
+    order by 1
+  loop
     foreach v_object in array p_objects loop
       execute format('grant %s on %s to %I', p_privilege, v_object, v_role);
     end loop;
   end loop;
 end
 $$;
-comment on function pgtick.grant_to(text[], text, text[]) is 'Grant a privilege on objects to those of the roles that exist. For migrate; p_privilege and p_objects are SQL text.';
+comment on function pgtick.grant_to(text[], text, text[]) is 'Grant a privilege on objects to those of the roles that exist, and what pgtick_reader gets to pgtick_operator as well. For migrate; p_privilege and p_objects are SQL text.';
 
--- The subject of somebody else's token need not be a UUID: it is told so here, since the policies on every table call this first. (No block with a
--- handler: a parallel worker could not run it.)
+-- The subject of somebody else's token need not be a UUID, and what a session has set by itself need not be JSON: it is told so here, since the policies
+-- on every table call this first. (Restricted, since a parallel worker could not run the block with a handler.)
 create or replace function pgtick.user_id()
 returns uuid
-language plpgsql stable parallel safe
+language plpgsql stable parallel restricted
 set search_path = ''
 as $$
 declare
-  v_sub constant text := nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', '');
+  v_sub text;
 begin
+  begin
+    v_sub := nullif(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', '');
+  exception when data_exception or program_limit_exceeded then
+    raise exception using errcode = 'TK024', message = 'request.jwt.claims is not JSON', hint = 'Set it to the claims of the user''s token, as PostgREST does, or to nothing.';
+  end;
   if v_sub !~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then
     raise exception using errcode = 'TK024', message = format('"%s", the subject of the token, is no UUID', left(v_sub, 100)),
       hint = 'Rows of an end user are known by a UUID: sign in with Supabase Auth, or have the token''s issuer put the user''s UUID into sub.';
@@ -1101,7 +1163,7 @@ begin
   return v_sub::uuid;
 end
 $$;
-comment on function pgtick.user_id() is 'The end user of the present Supabase request: the JWT''s subject, as auth.uid() gives it; null outside of one. Raises TK024 where it is no UUID.';
+comment on function pgtick.user_id() is 'The end user of the present Supabase request: the JWT''s subject, as auth.uid() gives it; null outside of one. Raises TK024 where it is no UUID, or the claims are not JSON.';
 
 -- One policy a table and role, made anew: a role may have come since.
 create or replace function pgtick.allow_rows(p_role text, p_tables text[], p_condition text)
@@ -1112,6 +1174,7 @@ as $$
 declare
   v_table text;
 begin
+  if p_role = 'pgtick_reader' then perform pgtick.allow_rows('pgtick_operator', p_tables, p_condition); end if;
   if to_regrole(p_role) is null then return; end if;
   foreach v_table in array p_tables loop
     execute format('drop policy if exists %I on %s', 'read_' || p_role, v_table);
@@ -1119,7 +1182,7 @@ begin
   end loop;
 end
 $$;
-comment on function pgtick.allow_rows(text, text[], text) is 'Let a role, where it exists, read the rows of these tables that fulfil a condition. For migrate; the condition is SQL text.';
+comment on function pgtick.allow_rows(text, text[], text) is 'Let a role, where it exists, read the rows of these tables that fulfil a condition; what pgtick_reader sees, pgtick_operator does as well. For migrate; the condition is SQL text.';
 $part$, true);
 end
 $pgtick$;
@@ -1127,7 +1190,7 @@ $pgtick$;
 -- sql/01_gone.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_13', $part$
+  perform set_config('pgtick.part_14', $part$
 -- Functions of earlier releases that have gone, or have other parameters now: "create or replace" would leave the old ones beside the new.
 
 drop function if exists pgtick.resume_schedule(text);
@@ -1178,7 +1241,7 @@ $pgtick$;
 -- sql/10_cron.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_14', $part$
+  perform set_config('pgtick.part_15', $part$
 -- Cron: text -> parsed once -> next slot by jumps over bits. The type pgtick.cron is in migrations/00002_schedules.sql.
 --
 -- Rules in one place:
@@ -2000,7 +2063,7 @@ $pgtick$;
 -- sql/11_describe.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_15', $part$
+  perform set_config('pgtick.part_16', $part$
 -- A cron expression in words. The words are exact: two expressions whose slots differ (in UTC) never read alike. So each phrase either
 -- lists what it names, or gives first, last and step of what goes on evenly. Of zones nothing is said: lint does that.
 -- Loops over small arrays, not queries: a query in plpgsql is planned anew for each array (several times slower, measured).
@@ -2363,7 +2426,7 @@ $pgtick$;
 -- sql/12_lint.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_16', $part$
+  perform set_config('pgtick.part_17', $part$
 -- What is legal but probably not meant, a row each: the text names field and value, and says what to write instead.
 -- parallel unsafe: check_time_zone and lint_schedules catch errors, which PostgreSQL before 17 refuses in a parallel query.
 
@@ -2794,7 +2857,7 @@ $pgtick$;
 -- sql/20_schedules.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_17', $part$
+  perform set_config('pgtick.part_18', $part$
 -- Schedules: every change is checked, accounts for what is past under the old version, and leaves a row in schedule_changes.
 -- What a tick calls for each schedule is plpgsql even where one expression is enough: a function in SQL that has a search_path is never
 -- inlined, and planned anew for each statement that calls it (measured: 0.1 ms and more a call).
@@ -2932,19 +2995,6 @@ exception when others then
 end
 $$;
 comment on function pgtick.guess_slots(pgtick.schedule_defs, timestamptz) is 'How many slots a broken schedule had from next_at to p_now, by its expression parsed anew; 1 where even that fails.';
-
-create or replace function pgtick.refuse_name(p_field text, p_name text)
-returns void
-language plpgsql immutable parallel safe
-set search_path = ''
-as $$
-begin
-  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ '[\u0001-\u001f\u007f-\u009f]' or btrim(p_name) = '' then
-    perform pgtick.invalid(p_field, p_name, 'a name has 1 to 200 characters, not only blanks, and no control characters');
-  end if;
-end
-$$;
-comment on function pgtick.refuse_name(text, text) is 'Raise TK000 unless this can be the name of a schedule.';
 
 -- Says what is wrong with the settings that only schedules have; those of their jobs are refuse_job's.
 create or replace function pgtick.refuse_policies(p_on_missed text, p_catch_up_limit integer, p_catch_up_window interval, p_on_overlap text, p_on_gap text,
@@ -3497,7 +3547,7 @@ $pgtick$;
 -- sql/21_tick.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_18', $part$
+  perform set_config('pgtick.part_19', $part$
 -- tick: what has become due since it was last looked at is worked out from the schedules alone, so that it does not matter which clock
 -- calls, how many call at once, nor how long none did. One row a slot says what became of it; the job, where there is one, is made with it.
 -- It waits for no lock: schedules are taken FOR NO KEY UPDATE SKIP LOCKED, and who holds a schedule accounts for it himself.
@@ -4155,7 +4205,7 @@ $pgtick$;
 -- sql/22_calendar.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_19', $part$
+  perform set_config('pgtick.part_20', $part$
 -- Looking at schedules: whether every slot has its row, what a change would do, what is to come, and why nothing comes.
 
 -- The version that names a slot is the one in force just before it was replaced, so each covers the time after changed_at, up to and with
@@ -4433,7 +4483,7 @@ $pgtick$;
 -- sql/26_retries.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_20', $part$
+  perform set_config('pgtick.part_21', $part$
 -- When a job is tried again after an error.
 
 create or replace function pgtick.policy_seconds(p_policy jsonb, p_field text, p_value text)
@@ -4561,7 +4611,7 @@ $pgtick$;
 -- sql/27_unique.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_21', $part$
+  perform set_config('pgtick.part_22', $part$
 -- Unique jobs: who holds a key, and until when. The table decides; that a row is deleted when its job is through is tidiness only, so the
 -- end of a job never waits for an enqueue that has the key's row locked, and claims need not look at it at all.
 
@@ -4688,7 +4738,7 @@ $pgtick$;
 -- sql/28_retention.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_22', $part$
+  perform set_config('pgtick.part_23', $part$
 -- How long a finished job is kept. It is fixed when the job ends, as the day on which its partition of history is dropped.
 
 create or replace function pgtick.default_expiry(p_state text, p_finished_at timestamptz)
@@ -4765,7 +4815,7 @@ $pgtick$;
 -- sql/30_enqueue.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_23', $part$
+  perform set_config('pgtick.part_24', $part$
 -- From a wish to a row: checks, enqueue, and the wake-up of sleeping runners.
 
 -- NOTIFY only where a runner sleeps past the moment at which the job may run: NOTIFY takes a lock over the whole server at commit.
@@ -4996,7 +5046,7 @@ $pgtick$;
 -- sql/31_runners.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_24', $part$
+  perform set_config('pgtick.part_25', $part$
 -- Runners: their lease, what they hold, and how they sleep without missing a job.
 
 -- definer (this and all of the worker protocol): the runner's role owns nothing and writes no table directly.
@@ -5229,7 +5279,7 @@ $pgtick$;
 -- sql/32_claim.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_25', $part$
+  perform set_config('pgtick.part_26', $part$
 -- Taking jobs.
 
 -- A lane is a task, queue and priority with at least one live job. Each step is one look-up in the index: to the next lane that exists,
@@ -5514,7 +5564,8 @@ $$;
 comment on function pgtick.claim(bigint, text[], text[], integer) is
   'Give up to p_n (1 to 10,000) ready jobs of these queues and tasks to the runner, under one new fence, lower priority numbers first; but a tenth is shared out among all queues, tasks and priorities that have any. Jobs of paused queues are left. One call at a time for a runner. Raises TK002 (unknown, left or dead runner) and TK003 (its lease has run out: heartbeat first).';
 
--- A lane's first waiting row is its earliest; blocked jobs have infinity. Suspects are left to the poll: this runner may hold one already.
+-- A lane's first waiting row is its earliest; blocked jobs have infinity. A suspect counts for who holds none. But whoever cannot have it all the same,
+-- since a limit by key is full, would look again and again: one that has been due for more than a second is left to the poll.
 create or replace function pgtick.next_run_at(p_runner_id bigint)
 returns timestamptz
 language plpgsql volatile parallel unsafe security definer
@@ -5524,19 +5575,32 @@ set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
+declare
+  v_now constant timestamptz := pgtick.now();
+  v_tasks text[];
+  v_queues text[];
+  v_suspect_job_id bigint;
 begin
-  return (select min(first.run_at)
-  from pgtick.runner_leases as r
-  cross join lateral pgtick.lanes(case when exists (select from pgtick.limit_defs as d where d.max_running is not null)
-    then array(select t.task from unnest(r.tasks) as t(task) where not pgtick.is_full(t.task)) else r.tasks end, array(select q.queue from unnest(r.queues) as q(queue)
-    where not exists (select from pgtick.paused_queues as p where p.queue = q.queue))) as l
-  cross join lateral (
-    select j.run_at from pgtick.live_jobs as j
-    where j.task = l.task and j.queue = l.queue and j.priority = l.priority and (j.run_at, j.id + 0) >= (l.run_at, l.id)
-      and j.runner_id is null and j.losses < 2 and j.run_at < 'infinity'
-    order by j.run_at, j.id + 0
-    limit 1) as first
-  where r.id = p_runner_id);
+  select case when exists (select from pgtick.limit_defs as d where d.max_running is not null)
+      then array(select t.task from unnest(r.tasks) as t(task) where not pgtick.is_full(t.task)) else r.tasks end,
+    array(select q.queue from unnest(r.queues) as q(queue) where not exists (select from pgtick.paused_queues as p where p.queue = q.queue)),
+    r.suspect_job_id
+  into v_tasks, v_queues, v_suspect_job_id
+  from pgtick.runner_leases as r where r.id = p_runner_id;
+  return least(
+    (select min(first.run_at)
+    from pgtick.lanes(v_tasks, v_queues) as l
+    cross join lateral (
+      select j.run_at from pgtick.live_jobs as j
+      where j.task = l.task and j.queue = l.queue and j.priority = l.priority and (j.run_at, j.id + 0) >= (l.run_at, l.id)
+        and j.runner_id is null and j.losses < 2 and j.run_at < 'infinity'
+      order by j.run_at, j.id + 0
+      limit 1) as first),
+    (select min(s.run_at)
+    from pgtick.live_jobs as s
+    where s.losses >= 2 and s.task = any (v_tasks) and s.queue = any (v_queues) and s.runner_id is null
+      and s.run_at > v_now - interval '1 second' and s.run_at < 'infinity'
+      and not exists (select from pgtick.live_jobs as h where h.id = v_suspect_job_id and h.runner_id = p_runner_id)));
 end
 $$;
 comment on function pgtick.next_run_at(bigint) is 'When the next waiting job of the runner''s queues and tasks may run (in the past: now), or null. Jobs of paused queues do not count. Read it after settled().';
@@ -5547,7 +5611,7 @@ $pgtick$;
 -- sql/33_finish.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_26', $part$
+  perform set_config('pgtick.part_27', $part$
 -- Reporting what became of a claim. Every report carries the fence of its claim; under any other nothing changes.
 
 create or replace function pgtick.fit_result(p_result jsonb)
@@ -5997,7 +6061,7 @@ $pgtick$;
 -- sql/34_rescue.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_27', $part$
+  perform set_config('pgtick.part_28', $part$
 -- Dead runners. By the lease alone, never by a job's age; and only when two looks, at least a third of the lease apart, found it run out
 -- with no heartbeat between: a clock that jumps kills nobody.
 
@@ -6113,7 +6177,7 @@ comment on function pgtick.free_claims(bigint[], timestamptz) is 'Make the claim
 
 -- A runner stops an attempt whose time is up; this is for one that does not, though it lives. There is no index by which to find its claims
 -- (a claim would no longer be a HOT update), so live_jobs is read only where a heartbeat has told of such a deadline, or, for workers that
--- do not tell what they hold, once a minute. The lease on top of the timeout is the time that the runner has to notice for itself.
+-- do not tell what they hold, once a minute. A claim that a worker has forgotten, and so never names, is maintain()'s to find.
 create or replace function pgtick.end_overdue(p_now timestamptz)
 returns integer
 language plpgsql volatile parallel unsafe
@@ -6124,7 +6188,27 @@ declare
     select from pgtick.runner_leases as r where r.freed_at is null and r.ended_at is null and r.deadline_at is null and r.heartbeat_at > r.registered_at)
     and pgtick.upkeep_due('timeouts', '1 minute')
     and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.timeouts'));   -- so that nobody waits for that row below
-  v_runners bigint[];
+begin
+  if v_silent then
+    insert into pgtick.upkeep as u (what, done_at) values ('timeouts', p_now)
+    on conflict (what) do update set done_at = excluded.done_at where u.done_at < excluded.done_at;
+  end if;
+  return pgtick.take_overdue(array(
+    select r.id from pgtick.runner_leases as r
+    where r.freed_at is null and r.ended_at is null
+      and (r.deadline_at + r.lease <= p_now or (v_silent and r.deadline_at is null))), p_now);
+end
+$$;
+comment on function pgtick.end_overdue(timestamptz) is
+  'End the attempts that living runners have let run for more than a lease beyond their timeout, as far as they have told of them, or tell of nothing. Returns how many.';
+
+-- It reads all of live_jobs, unless no runner is given. The lease on top of the timeout is the time that the runner has to notice for itself.
+create or replace function pgtick.take_overdue(p_runner_ids bigint[], p_now timestamptz)
+returns integer
+language plpgsql volatile parallel unsafe
+set search_path = ''
+as $$
+declare
   v_ids bigint[];
   v_fences bigint[];
   v_states text[];
@@ -6132,15 +6216,7 @@ declare
   v_queues text[];
   v_run_at timestamptz;
 begin
-  v_runners := array(
-    select r.id from pgtick.runner_leases as r
-    where r.freed_at is null and r.ended_at is null
-      and (r.deadline_at + r.lease <= p_now or (v_silent and r.deadline_at is null)));
-  if v_silent then
-    insert into pgtick.upkeep as u (what, done_at) values ('timeouts', p_now)
-    on conflict (what) do update set done_at = excluded.done_at where u.done_at < excluded.done_at;
-  end if;
-  if cardinality(v_runners) = 0 then return 0; end if;
+  if cardinality(p_runner_ids) = 0 then return 0; end if;
   select array_agg(x.id), array_agg(x.fence),
     array_agg(case when x.cancelled then 'cancelled' when x.attempt - x.uncounted >= x.max_attempts then 'failed' end),
     array_agg(jsonb_build_object('message', format('the attempt took longer than its timeout of %s, and its runner did not end it', x.timeout)))
@@ -6149,7 +6225,7 @@ begin
     select j.*, exists (select from pgtick.job_notes as n where n.job_id = j.id and n.cancel_requested_at is not null) as cancelled
     from pgtick.live_jobs as j
     join pgtick.runner_leases as r on r.id = j.runner_id
-    where j.runner_id = any (v_runners) and j.started_at + j.timeout + r.lease <= p_now
+    where j.runner_id = any (p_runner_ids) and j.started_at + j.timeout + r.lease <= p_now
     order by j.id
     for update of j skip locked) as x;
   if v_ids is null then return 0; end if;
@@ -6169,8 +6245,8 @@ begin
   return cardinality(v_ids);
 end
 $$;
-comment on function pgtick.end_overdue(timestamptz) is
-  'End the attempts that living runners have let run for more than a lease beyond their timeout: tried again by the retry policy, or failed when that was the last one. Returns how many.';
+comment on function pgtick.take_overdue(bigint[], timestamptz) is
+  'End those attempts of these runners that are a lease beyond their timeout: tried again by the retry policy, or failed when that was the last one. Returns how many.';
 
 -- A cancel request or a progress report may come in just as its job ends.
 create or replace function pgtick.sweep_notes()
@@ -6216,7 +6292,7 @@ $pgtick$;
 -- sql/35_by_hand.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_28', $part$
+  perform set_config('pgtick.part_29', $part$
 -- What people do to a job.
 
 create or replace function pgtick.refuse_job_id(p_job_id bigint)
@@ -6465,7 +6541,7 @@ $pgtick$;
 -- sql/36_addresses.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_29', $part$
+  perform set_config('pgtick.part_30', $part$
 -- Copies of a database: a branch, a clone, a restore. A runner works only at an address that is recorded.
 
 -- definer: the runner's role writes no table, and the first runner records where nothing is recorded.
@@ -6513,7 +6589,7 @@ $pgtick$;
 -- sql/37_bulk.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_30', $part$
+  perform set_config('pgtick.part_31', $part$
 -- Many jobs at once, by a filter.
 
 -- The conditions of a filter on pgtick.live_jobs or pgtick.history. Values are quoted, fields are known ones: no SQL comes from outside.
@@ -6662,7 +6738,7 @@ $pgtick$;
 -- sql/38_queues.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_31', $part$
+  perform set_config('pgtick.part_32', $part$
 -- Queues are names; nothing has to be made. Only what is out of the ordinary is kept: that one is paused.
 
 -- definer (both): service_role may pause, and writes no table.
@@ -6702,7 +6778,7 @@ $pgtick$;
 -- sql/39_why.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_32', $part$
+  perform set_config('pgtick.part_33', $part$
 -- Why a job does not run.
 
 -- definer: only those who may read all of pg_stat_activity see since when a transaction is open, as the owner of a hosted project does.
@@ -6957,7 +7033,7 @@ $pgtick$;
 -- sql/40_maintain.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_33', $part$
+  perform set_config('pgtick.part_34', $part$
 -- Upkeep: partitions ahead, retention. Never inside tick(), and never long behind somebody's lock: it tries again later.
 
 -- Makes the partition of one day, and takes the rows for it out of the default one. Rows lie there only when upkeep was late.
@@ -7080,6 +7156,8 @@ comment on function pgtick.history_days(date) is 'The days whose partitions of h
 -- Each kind of upkeep in a block of its own: one that meets a lock does not keep the others from their work. The lock on a parent is
 -- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call,
 -- a minute later. Once it is had, nothing slow may follow: partitions are dropped last.
+-- First of all come claims that their worker has forgotten: it lives and names others, or an empty list, so that no lease and no heartbeat gives them
+-- away. To find them takes a look at all of live_jobs, which a runner's control connection has no time for.
 -- definer: partitions belong to the owner, and the runner's role may call this.
 create or replace function pgtick.maintain()
 returns void
@@ -7095,6 +7173,11 @@ declare
 begin
   if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.maintain')) then return; end if;
   begin
+    perform pgtick.take_overdue(array(select r.id from pgtick.runner_leases as r where r.freed_at is null and r.ended_at is null), v_now);
+  exception when others then
+    v_problem := format('overdue claims: %s', sqlerrm);
+  end;
+  begin
     perform pgtick.purge_cron_log(v_slots_from::timestamp at time zone 'UTC');
     perform pgtick.sweep_keys(v_now);
     delete from pgtick.history_default as h where h.expires_on < v_today;
@@ -7104,8 +7187,9 @@ begin
     delete from pgtick.batch_defs as b where b.finished_at < v_now - interval '400 days';
     delete from pgtick.audit as a where a.at < v_now - interval '400 days';
     perform pgtick.prune_requests(v_now);
+    perform pgtick.drop_counts(v_now);
   exception when others then
-    v_problem := format('retention: %s', sqlerrm);
+    v_problem := concat_ws('; ', v_problem, format('retention: %s', sqlerrm));
   end;
   begin
     perform pgtick.make_partition('history', d.day) from pgtick.history_days(v_today) as d(day);
@@ -7124,7 +7208,7 @@ begin
 end
 $$;
 comment on function pgtick.maintain() is
-  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; requests of end users after 7, or the longest period of a quota). Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
+  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; counts of attempts after 3 hours to 15 days; requests of end users after 7, or the longest period of a quota). End attempts that are a lease beyond their timeout, named by their runner or not. Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
 $part$, true);
 end
 $pgtick$;
@@ -7132,7 +7216,7 @@ $pgtick$;
 -- sql/41_functions.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_34', $part$
+  perform set_config('pgtick.part_35', $part$
 -- The task sql: jobs that call a function of the owner's. What may be called is registered here, by the owner; args only ever carry values.
 
 -- Types whose values can be made from JSON without running anybody's code: those of pg_catalog, enums, and arrays of both.
@@ -7329,7 +7413,7 @@ $pgtick$;
 -- sql/42_ties.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_35', $part$
+  perform set_config('pgtick.part_36', $part$
 -- Jobs that wait for others: after named jobs, for a batch, in a sequence. A blocked job has run_at infinity and says by what; what ends a
 -- job looks for those that it frees (settle()), and rescue() for what was missed (sweep_ties()).
 --
@@ -8220,7 +8304,7 @@ $pgtick$;
 -- sql/43_limits.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_36', $part$
+  perform set_config('pgtick.part_37', $part$
 -- Limits: how many jobs of a task may start in a time (kept by the runners, with Redis), and how many may run at once (kept here).
 --
 -- What runs under such a limit is written down by id, so that no claim counts jobs: a row of limit_places for each task, or limit key, in
@@ -8903,7 +8987,7 @@ $pgtick$;
 -- sql/44_gates.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_37', $part$
+  perform set_config('pgtick.part_38', $part$
 -- Gates: what must hold when a task commits. Checked by check_claim and finish_in_transaction, so in the very transaction whose effects are
 -- to be judged: where a gate's query returns a row, nothing of it stays.
 
@@ -9078,7 +9162,7 @@ $pgtick$;
 -- sql/45_requests.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_38', $part$
+  perform set_config('pgtick.part_39', $part$
 -- Jobs that end users ask for: a row in pgtick.requests becomes a job, where the owner has allowed the task, and within its quota.
 -- The right to insert is on task, args and run_at alone, owner_id is the JWT's subject, and the policy checks only that; all else is
 -- decided by triggers that work as the owner, since an end user may read neither the rules nor the jobs.
@@ -9166,7 +9250,7 @@ declare
 begin
   begin
     v_sub := nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub';
-  exception when data_exception then
+  exception when data_exception or program_limit_exceeded then
     perform pgtick.refuse_requester('request.jwt.claims is not JSON');
   end;
   if v_sub is null then perform pgtick.refuse_requester('the token names none'); end if;
@@ -9320,7 +9404,7 @@ $pgtick$;
 -- sql/46_realtime.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_39', $part$
+  perform set_config('pgtick.part_40', $part$
 -- Realtime: the owner of a job hears what becomes of it, on a private topic of their own, where the database has Supabase's realtime.send.
 -- Elsewhere nothing happens: the triggers are there only where that function is (sql/99_realtime.sql).
 --
@@ -9523,7 +9607,7 @@ $pgtick$;
 -- sql/47_bench.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_40', $part$
+  perform set_config('pgtick.part_41', $part$
 -- What "pgtick bench" leaves behind, and how it is removed.
 
 -- Nothing is granted: who measures removes rows, and so is the schema's owner. By task and queue, so that no mistyped name meets real jobs.
@@ -9554,10 +9638,100 @@ $part$, true);
 end
 $pgtick$;
 
+-- sql/48_counts.sql
+do $pgtick$
+begin
+  perform set_config('pgtick.part_42', $part$
+-- What runners have finished, for charts of all of them together. Counting the rows of the history instead would cost more the more there is to see.
+
+create or replace function pgtick.add_counts(p_one integer[], p_other integer[])
+returns integer[]
+language sql immutable parallel safe
+set search_path = ''
+as $$
+  select coalesce(array_agg(coalesce(b.one, 0) + coalesce(b.other, 0) order by b.place), '{}')
+  from unnest(p_one, p_other) with ordinality as b(one, other, place)
+$$;
+comment on function pgtick.add_counts(integer[], integer[]) is 'Add up two lists of numbers, place by place.';
+
+create or replace function pgtick.refuse_counts(p_field text, p_counts integer[], p_attempts bigint)
+returns void
+language plpgsql immutable parallel safe
+set search_path = ''
+as $$
+declare
+  v_sum bigint;
+begin
+  if p_counts is null then return; end if;
+  if coalesce(array_ndims(p_counts), 1) > 1 or cardinality(p_counts) > 82 or num_nulls(variadic p_counts) > 0 or 0 > any (p_counts) then
+    perform pgtick.invalid(p_field, p_counts::text, 'a list of at most 82 numbers, none of them null or below 0');
+  end if;
+  select coalesce(sum(c.n), 0) into v_sum from unnest(p_counts) as c(n);
+  if v_sum <> p_attempts then
+    perform pgtick.invalid(p_field, p_counts::text, format('its numbers make %s, and the attempts are %s', v_sum, p_attempts), 'Count each attempt once, or leave the list out.');
+  end if;
+end
+$$;
+comment on function pgtick.refuse_counts(text, integer[], bigint) is 'Raise TK000 unless this may be how long so many attempts waited, or ran.';
+
+-- A report that is sent again, since its answer was lost, is known by its number. Locks: the runner's row, then the spans', the shortest first;
+-- all runners add to the same rows, and each for a moment.
+-- definer: as register.
+create or replace function pgtick.count_attempts(p_runner_id bigint, p_report bigint, p_done integer, p_errors integer default 0, p_failed integer default 0,
+  p_waited integer[] default null, p_ran integer[] default null, p_ago interval default '0')
+returns boolean
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+set lock_timeout = '1s'
+as $$
+declare
+  v_at timestamptz;
+  v_attempts bigint;
+begin
+  if p_report is null or p_report < 1 then perform pgtick.invalid('report', p_report::text, 'a number from 1 on, which rises with each report of a runner'); end if;
+  if p_done is null or p_done < 0 then perform pgtick.invalid('done', p_done::text, 'at least 0'); end if;
+  if p_errors is null or p_errors < 0 then perform pgtick.invalid('errors', p_errors::text, 'at least 0'); end if;
+  if p_failed is null or p_failed < 0 then perform pgtick.invalid('failed', p_failed::text, 'at least 0'); end if;
+  if p_ago is null or p_ago not between interval '0' and interval '1 hour' then perform pgtick.invalid('ago', p_ago::text, 'it goes from 0 to 1 hour'); end if;
+  v_attempts := p_done::bigint + p_errors + p_failed;
+  perform pgtick.refuse_counts('waited', p_waited, v_attempts);
+  perform pgtick.refuse_counts('ran', p_ran, v_attempts);
+  update pgtick.runner_leases as r set counted = p_report where r.id = p_runner_id and r.counted < p_report;
+  if not found then
+    if not exists (select from pgtick.runner_leases as r where r.id = p_runner_id) then perform pgtick.refuse_runner(p_runner_id); end if;
+    return false;
+  end if;
+  v_at := pgtick.now() - p_ago;
+  insert into pgtick.attempt_counts as c (span, at, done, errors, failed, waited, ran)
+  select s.span, date_bin(s.span, v_at, '2000-01-01 00:00:00+00'), p_done, p_errors, p_failed, coalesce(p_waited, '{}'), coalesce(p_ran, '{}')
+  from unnest('{1 minute,15 minutes,2 hours}'::interval[]) as s(span)
+  order by s.span
+  on conflict (span, at) do update
+  set done = c.done + excluded.done, errors = c.errors + excluded.errors, failed = c.failed + excluded.failed,
+    waited = pgtick.add_counts(c.waited, excluded.waited), ran = pgtick.add_counts(c.ran, excluded.ran);
+  return true;
+end
+$$;
+comment on function pgtick.count_attempts(bigint, bigint, integer, integer, integer, integer[], integer[], interval) is
+  'Say how many attempts of this runner have ended since its last report: done, errors (to be tried again), failed for good; and of how many each waited and ran how long (as pgtick.attempt_counts has it; null = not known). p_report rises with each report: one with a number that is not above the last one''s was taken before, counts for nothing and returns false. p_ago: how long ago they ended, 0 to 1 hour. Also for a runner that has left or is dead. Raises TK000, TK002.';
+
+create or replace function pgtick.drop_counts(p_now timestamptz)
+returns void
+language sql volatile parallel unsafe
+set search_path = ''
+as $$
+  delete from pgtick.attempt_counts as c using (values (interval '1 minute', interval '3 hours'), (interval '15 minutes', interval '2 days'), (interval '2 hours', interval '15 days')) as k(span, keep)
+  where c.span = k.span and c.at < p_now - k.keep
+$$;
+comment on function pgtick.drop_counts(timestamptz) is 'Delete of pgtick.attempt_counts what no chart shows any more.';
+$part$, true);
+end
+$pgtick$;
+
 -- sql/50_credits_base.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_41', $part$
+  perform set_config('pgtick.part_43', $part$
 -- What the other credit files stand on: refusals, digests and what happened before under a key.
 --
 -- Three digests, all SHA-256 over record_send(row(…)): the number of fields, then for each its type, its length (-1 for null) and its
@@ -9745,7 +9919,7 @@ $pgtick$;
 -- sql/51_credits_guards.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_42', $part$
+  perform set_config('pgtick.part_44', $part$
 -- What no role but the owner can get around, whatever it was granted on the tables: an entry is lawful and continues its account's
 -- chain, the account is its last entry, a hold agrees with its entries, and nothing of it is changed or deleted afterwards.
 -- Row triggers that read without locks: entries never change, and whoever books holds the account's row. They run after the row is
@@ -10057,7 +10231,7 @@ $pgtick$;
 -- sql/52_credits_accounts.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_43', $part$
+  perform set_config('pgtick.part_45', $part$
 -- Accounts: open one, change its tier, ask for its balance and its statement.
 
 create or replace function credits.check_tier(p_tier text)
@@ -10218,7 +10392,7 @@ $pgtick$;
 -- sql/53_credits_entries.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_44', $part$
+  perform set_config('pgtick.part_46', $part$
 -- Booking single entries: grant and charge. Lock order here and in all files of credits: accounts in user_id order, then holds, then the rest.
 
 -- The next entry of an account that the caller has locked, with its digests. Written by the caller, together with the account's new head.
@@ -10451,7 +10625,7 @@ $pgtick$;
 -- sql/54_credits_holds.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_45', $part$
+  perform set_config('pgtick.part_47', $part$
 -- Holds: set credits aside, then capture or release them. The account's lock guards its holds as well.
 
 -- All at once: windows by account follow held, the seq and the hash.
@@ -10723,7 +10897,7 @@ $pgtick$;
 -- sql/55_credits_pending.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_46', $part$
+  perform set_config('pgtick.part_48', $part$
 -- PENDING entries: submit, and resolve to COMPLETED or FAILED, once.
 
 -- Definer: nobody but the owner writes the tables of credits.
@@ -10884,7 +11058,7 @@ $pgtick$;
 -- sql/56_credits_tasks.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_47', $part$
+  perform set_config('pgtick.part_49', $part$
 -- The four credit tasks, one chunk a call; the runner loops, a transaction a chunk. Every chunk may run twice at once: accounts are
 -- locked in user_id order and locked ones are passed over, so that a chunk never waits with thousands of accounts in its hands;
 -- what is due is read again under the locks. Each takes a keyset position, so that no chunk walks over what earlier ones have done
@@ -11223,7 +11397,7 @@ $pgtick$;
 -- sql/57_credits_charge_many.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_48', $part$
+  perform set_config('pgtick.part_50', $part$
 -- A usage feed: many charges in one call.
 
 -- Definer: nobody but the owner writes the tables of credits.
@@ -11381,7 +11555,7 @@ $pgtick$;
 -- sql/58_credits_corrections.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_49', $part$
+  perform set_config('pgtick.part_51', $part$
 -- What sets earlier entries right, or moves credits between users: refund, adjust, transfer; and redact, which blanks free text.
 
 -- Definer: nobody but the owner writes the tables of credits.
@@ -11583,7 +11757,7 @@ $pgtick$;
 -- sql/59_credits_own.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_50', $part$
+  perform set_config('pgtick.part_52', $part$
 -- What end users may do for themselves, where the owner of the application allows it: off until then.
 
 -- It grants, so only the owner may call it.
@@ -11718,7 +11892,7 @@ $pgtick$;
 -- sql/60_credits_sync.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_51', $part$
+  perform set_config('pgtick.part_53', $part$
 -- Handing completed entries to a target outside of this database: what it does not have yet, the mark once it has confirmed, and what it
 -- refuses. The target in this database needs none of it: sync_chunk() copies and marks in one statement.
 -- Nothing is locked between reading and marking, and no transaction stays open while the target is asked: entries never change, and the
@@ -11839,7 +12013,7 @@ $pgtick$;
 -- sql/80_views.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_52', $part$
+  perform set_config('pgtick.part_54', $part$
 -- What to look at. security_invoker: each reader sees what the policies of the tables below give to that reader.
 
 -- Three branches with the state as a constant: a question for one state reads only where it can be.
@@ -12115,7 +12289,7 @@ $pgtick$;
 -- sql/81_schedule_views.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_53', $part$
+  perform set_config('pgtick.part_55', $part$
 -- Schedules to look at. security_invoker: each reader sees what the policies of the tables below give to that reader.
 
 create or replace view pgtick.schedules with (security_invoker = true) as
@@ -12259,7 +12433,7 @@ $pgtick$;
 -- sql/82_credits_views.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_54', $part$
+  perform set_config('pgtick.part_56', $part$
 -- What to look at in the ledger. security_invoker: whoever reads needs the right to the rows underneath.
 
 create or replace view credits.allocations with (security_invoker = true) as
@@ -12484,7 +12658,7 @@ $pgtick$;
 -- sql/83_analytics_views.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_55', $part$
+  perform set_config('pgtick.part_57', $part$
 -- What was used, by day, endpoint and user, out of what the sync has handed over. security_invoker: whoever reads needs the right to the
 -- rows underneath. Views, not tables: they can't be behind, and over a million rows each takes a second or two.
 
@@ -12562,7 +12736,7 @@ $pgtick$;
 -- sql/84_metrics.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_56', $part$
+  perform set_config('pgtick.part_58', $part$
 -- What a runner tells Prometheus of its database. It reads this in the background, at most every 15 s and while somebody scrapes, so nothing
 -- here counts a table: each part looks up an index, or the end of a log, and stops at a bound. Whatever history, backlog and ledger hold, it
 -- takes some milliseconds.
@@ -12794,7 +12968,7 @@ $pgtick$;
 -- sql/90_grants.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_57', $part$
+  perform set_config('pgtick.part_59', $part$
 -- Rights start from nothing: each file 9x_grants_*.sql after this one grants by name what its subject needs.
 -- "alter default privileges" has no effect on functions' grant to public, so it is revoked function by function, here, each time.
 
@@ -12818,7 +12992,7 @@ begin
       select 'public'
       union all
       select quote_ident(r.rolname) from pg_catalog.pg_roles as r
-      where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader')
+      where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader', 'pgtick_operator')
     loop
       execute format('revoke all on schema %I from %s', v_schema, v_role);
       execute format('revoke all on all tables in schema %I from %s', v_schema, v_role);
@@ -12837,7 +13011,7 @@ $pgtick$;
 -- sql/91_grants_queue.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_58', $part$
+  perform set_config('pgtick.part_60', $part$
 -- The queue's rights, by role. Functions of the worker protocol are definer: the runner owns nothing and writes no table.
 
 select pgtick.grant_to('{service_role,pgtick_runner}', 'execute', array[
@@ -12880,6 +13054,7 @@ select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.wait_for(bigint, bigint, bigint[], text)',
   'function pgtick.hold_back(bigint, bigint[], bigint[], timestamptz[], text[], timestamptz[])',
   'function pgtick.say_limits(bigint, boolean)',
+  'function pgtick.count_attempts(bigint, bigint, integer, integer, integer, integer[], integer[], interval)',
   'function pgtick.limit_rules(bigint)',
   'function pgtick.declare_task(text, jsonb)',
   'function pgtick.watch_rows()',
@@ -12895,7 +13070,7 @@ select pgtick.grant_to('{service_role,pgtick_runner,pgtick_reader,authenticated}
 select pgtick.grant_to('{service_role,pgtick_reader}', 'select', array['pgtick.jobs', 'pgtick.attempts', 'pgtick.runners', 'pgtick.queues', 'pgtick.health',
   'pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks', 'pgtick.paused_queues',
   'pgtick.unique_keys', 'pgtick.retry_policies', 'pgtick.retentions', 'pgtick.allowed_functions', 'pgtick.audit', 'pgtick.job_links', 'pgtick.batch_defs',
-  'pgtick.sequences', 'pgtick.limit_defs', 'pgtick.limit_places', 'pgtick.gates', 'pgtick.task_rules', 'pgtick.batches', 'pgtick.limits', 'pgtick.sequence_stops']);
+  'pgtick.sequences', 'pgtick.limit_defs', 'pgtick.limit_places', 'pgtick.gates', 'pgtick.task_rules', 'pgtick.batches', 'pgtick.limits', 'pgtick.sequence_stops', 'pgtick.attempt_counts']);
 select pgtick.grant_to('{service_role,pgtick_reader}', 'execute', array[
   'function pgtick.waiting_tasks()',
   'function pgtick.why(bigint)',
@@ -12909,7 +13084,7 @@ select pgtick.grant_to('{authenticated}', 'select (job_id, done, note)', array['
 
 select pgtick.allow_rows(r.role, array['pgtick.live_jobs', 'pgtick.history', 'pgtick.job_notes', 'pgtick.runner_leases', 'pgtick.upkeep', 'pgtick.clocks',
   'pgtick.paused_queues', 'pgtick.unique_keys', 'pgtick.retry_policies', 'pgtick.retentions', 'pgtick.allowed_functions', 'pgtick.job_links',
-  'pgtick.batch_defs', 'pgtick.sequences', 'pgtick.limit_defs', 'pgtick.limit_places', 'pgtick.gates', 'pgtick.task_rules', 'pgtick.audit'], 'true')
+  'pgtick.batch_defs', 'pgtick.sequences', 'pgtick.limit_defs', 'pgtick.limit_places', 'pgtick.gates', 'pgtick.task_rules', 'pgtick.audit', 'pgtick.attempt_counts'], 'true')
 from unnest('{pgtick_reader,service_role}'::text[]) as r(role);
 select pgtick.allow_rows('authenticated', array['pgtick.live_jobs', 'pgtick.history'], 'owner_id = (select pgtick.user_id())');
 select pgtick.allow_rows('authenticated', array['pgtick.job_notes'], 'exists (select from pgtick.live_jobs as j where j.id = job_id)');
@@ -12920,7 +13095,7 @@ $pgtick$;
 -- sql/92_grants_schedules.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_59', $part$
+  perform set_config('pgtick.part_61', $part$
 -- The schedules' rights, by role.
 
 select pgtick.grant_to('{service_role}', 'execute', array[
@@ -13029,7 +13204,7 @@ $pgtick$;
 -- sql/93_grants_credits.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_60', $part$
+  perform set_config('pgtick.part_62', $part$
 -- The ledger's rights, by role. Nobody but the owner writes a table: the functions are definer.
 
 select pgtick.grant_to('{authenticated,service_role,pgtick_runner,pgtick_reader}', 'usage', '{schema credits}');
@@ -13095,7 +13270,7 @@ $pgtick$;
 -- sql/94_grants_requests.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_61', $part$
+  perform set_config('pgtick.part_63', $part$
 -- Requests of end users: the three columns that they may fill in, and their own rows. allow_task and disallow_task are the owner's.
 
 select pgtick.grant_to('{authenticated}', 'insert (task, args, run_at)', '{pgtick.requests}');
@@ -13121,7 +13296,7 @@ $pgtick$;
 -- sql/95_grants_metrics.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_62', $part$
+  perform set_config('pgtick.part_64', $part$
 -- What is for Prometheus: runners serve it, and so may whoever reads.
 
 select pgtick.grant_to('{pgtick_runner,pgtick_reader}', 'execute', array[
@@ -13131,10 +13306,40 @@ $part$, true);
 end
 $pgtick$;
 
+-- sql/96_grants_operator.sql
+do $pgtick$
+begin
+  perform set_config('pgtick.part_65', $part$
+-- Operators: they read what readers do (00_base.sql sees to it), and act on jobs, schedules and queues. Not theirs: what the owner allows others,
+-- settings that hold for good (retention, gates, Realtime), the worker protocol, and the ledger.
+
+select pgtick.grant_to('{pgtick_operator}', 'execute', array[
+  'function pgtick.enqueue(text, jsonb, text, integer, timestamptz, integer, interval, uuid, text, interval, text[], text, text, text, bigint[], bigint, jsonb, text, text, jsonb)',
+  'function pgtick.cancel(bigint)',
+  'function pgtick.retry(bigint)',
+  'function pgtick.retry_with(bigint, jsonb, text)',
+  'function pgtick.cancel_where(jsonb)',
+  'function pgtick.retry_where(jsonb)',
+  'function pgtick.resume_sequence(text)',
+  'function pgtick.pause_queue(text, text)',
+  'function pgtick.resume_queue(text)',
+  'function pgtick.set_limit(text, bigint, interval, bigint, integer, boolean)',
+  'function pgtick.remove_limit(text, boolean)',
+  'function pgtick.schedule(text, text, text, jsonb, text, text, integer, integer, interval, text, integer, interval, text, text, text, interval, timestamptz, timestamptz, interval, uuid)',
+  'function pgtick.unschedule(text)',
+  'function pgtick.rename_schedule(text, text)',
+  'function pgtick.pause_schedule(text, timestamptz)',
+  'function pgtick.resume_schedule(text, boolean)',
+  'function pgtick.run_now(text)',
+  'function pgtick.note_action(text, text, jsonb)']);
+$part$, true);
+end
+$pgtick$;
+
 -- sql/99_realtime.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_63', $part$
+  perform set_config('pgtick.part_66', $part$
 -- Last, since a new trigger locks the jobs until the commit.
 select pgtick.place_realtime();
 $part$, true);
@@ -13144,7 +13349,7 @@ $pgtick$;
 -- steps/versions.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_64', $part$
+  perform set_config('pgtick.part_67', $part$
 -- After the functions and grants of sql/. goose makes its version table without a comment, and a runner reads in it whether the schema
 -- is new enough.
 comment on schema pgtick is 'Durable jobs and cron: functions to schedule and enqueue work, views of what became of it. The tables are its own business.';
@@ -13158,7 +13363,7 @@ $pgtick$;
 -- steps/last.sql
 do $pgtick$
 begin
-  perform set_config('pgtick.part_65', $part$
+  perform set_config('pgtick.part_68', $part$
 -- The last step of each migrate, after tables and functions. It puts each thing in place only where it has never been before, so
 -- that what a user has changed or removed stays so.
 
@@ -13247,9 +13452,9 @@ $pgtick$;
 -- All of it. Nothing above has touched the database: it is here that the parts are run, each only where it is missing.
 do $pgtick$
 declare
-  v_latest constant bigint := 10;
-  v_hash constant text := '46ab89886cbbcaf40e8ec71b122244653413ec9fe454073197886d09ddb6c042';
-  v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
+  v_latest constant bigint := 11;
+  v_hash constant text := '83401a795b2277bff51c830b363af0cd88fc6d95ba801cbd6bd9be69f45faf7b';
+  v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
   v_version bigint;
@@ -13295,7 +13500,7 @@ begin
   end if;
   if to_regclass('pgtick.applied_sql') is not null then
     select exists (select from pgtick.applied_sql as a where a.hash = v_hash and a.api_roles = array(select r.rolname::text from pg_catalog.pg_roles as r
-	where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader')
+	where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader', 'pgtick_operator')
 	union all
 	select 'realtime.send' from pg_catalog.pg_namespace as own, pg_catalog.pg_proc as p
 	join pg_catalog.pg_namespace as n on n.oid = p.pronamespace
@@ -13320,7 +13525,7 @@ begin
       v_in_force := false;
     elsif v_part.name = 'steps/versions.sql' then
       insert into pgtick.applied_sql as a (hash, api_roles, applied_at) values (v_hash, array(select r.rolname::text from pg_catalog.pg_roles as r
-	where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader')
+	where r.rolname in ('anon', 'authenticated', 'service_role', 'pgtick_runner', 'pgtick_reader', 'pgtick_operator')
 	union all
 	select 'realtime.send' from pg_catalog.pg_namespace as own, pg_catalog.pg_proc as p
 	join pg_catalog.pg_namespace as n on n.oid = p.pronamespace
