@@ -177,6 +177,7 @@ var lawful = []string{
 	"update credits.holds set expires_at = expires_at + interval '1 hour' where id = 2",
 	"update credits.transactions set description = null, reference_id = null, redacted_at = pgtick.now() where seq = 5",
 	related(`"type": "refund", "amount": 5`, forged1, "c"), related(`"type": "adjustment", "amount": 5, "description": "why"`, forged1, "g"),
+	related(`"type": "adjustment", "amount": 5, "description": "why"`, forged1, "c") + "; " + related(`"type": "refund", "amount": 5`, forged1, "c"), // only refunds count
 	pendingTo(`status = 'COMPLETED', seq = a.seq + 1, balance_after = a.balance + 5, held_after = a.held, final_at = pgtick.now()`),
 	asCharge(entryOf(`"amount": 5`)),
 }

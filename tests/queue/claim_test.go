@@ -205,8 +205,8 @@ func TestRegister_BadInput_IsRefused(t *testing.T) {
 	db := pgtest.New(t)
 	for field, values := range map[string][]string{
 		"name":   {"null", "''", "repeat('x', 201)", `e'a\nb'`},
-		"queues": {"null", "'{}'", "'{a,null}'"},
-		"tasks":  {"null", "'{a,null}'"},
+		"queues": {"null", "'{}'", "'{a,null}'", `'{a,""}'`, "array['a', repeat('x', 201)]"},
+		"tasks":  {"null", "'{a,null}'", `'{a,""}'`, `array['a', e'b\n']`},
 		"lease":  {"null", "'0.9 seconds'", "'1 hour 1 second'", "'-1 minute'"},
 	} {
 		for _, value := range values {

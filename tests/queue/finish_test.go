@@ -360,3 +360,18 @@ func TestProgressAndCheckpoint_BadInput_IsRefused(t *testing.T) {
 	exec(t, db.Pool, "select pgtick.progress($1, $2, 1, repeat('世', 2000))", c.ID, c.Fence)
 	require.Equal(t, 1000, one[int](t, db.Pool, "select length(note) from pgtick.jobs where id = $1", c.ID))
 }
+
+// Not later, by rescue(): each finish would walk over what has been left.
+func TestFinish_TheNotesOfAJob_GoWithIt_AndThoseOfOthersStay(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	enqueue(t, db, "echo", 2)
+	r := register(t, db, "r", "echo")
+	claims := r.claim(t, db.Pool, 2)
+	for _, c := range claims {
+		exec(t, db.Pool, "select pgtick.progress($1, $2, 0.5, 'half')", c.ID, c.Fence)
+	}
+	require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, claims[0].is("done")))
+	require.Equal(t, []int64{claims[1].ID}, all[int64](t, db.Pool, "select job_id from pgtick.job_notes"))
+	require.Equal(t, "half", one[string](t, db.Pool, "select note from pgtick.jobs where id = $1", claims[0].ID))
+}

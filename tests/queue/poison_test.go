@@ -36,6 +36,7 @@ func TestPoison_ARunnerTakesOneSuspectAtATime(t *testing.T) {
 	require.ElementsMatch(t, append(good, bad[0]), idsOf(first), "innocent jobs are not held up")
 	require.Empty(t, a.claim(t, db.Pool, 10), "it holds one already")
 	require.Equal(t, bad[1:2], idsOf(b.claim(t, db.Pool, 10)), "another runner may take the next")
+	require.Empty(t, a.claim(t, db.Pool, 10), "whatever the other one has")
 	for _, c := range first {
 		a.finish(t, db.Pool, c.is("done"))
 	}

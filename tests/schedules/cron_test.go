@@ -73,6 +73,7 @@ func TestNextRun_WhenExpressionIsMalformed_SaysWhatIsWrong(t *testing.T) {
 		{"H * * * *", "TK014", "random times", "p_jitter"},
 		{"0~30 * * * *", "TK014", "random times", "p_jitter"},
 		{"x * * * *", "TK011", `minute field "x"`, "numbers"},
+		{"* * * ju *", "TK011", `"ju" is not a value here`, "names for months"}, // June, or July?
 		{"-1 * * * *", "TK011", `minute field "-1" (field 1, character 1): a number has no sign`, "0 to 59"},
 		{"+5 * * * *", "TK011", "no sign", "0 to 59"},
 		{"1.5 * * * *", "TK011", "whole number", "next field"},

@@ -135,6 +135,26 @@ func TestDeadlines_AreCheckedByTheClocks_AndToldOnce(t *testing.T) {
 	require.Zero(t, one[int](t, db, "select count(*) from pgtick.overdue"))
 }
 
+// What was missed or skipped has nobody's job that could have been done in time; what lay in a pause promised none.
+func TestDeadlines_ASlotWithoutAJob_IsNoDoneJob_AndAPauseOwesNone(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule(n, '0 * * * *', 'noop', p_must_finish_within => '10 minutes', p_on_missed => 'skip') from unnest('{missed,paused,gone}'::text[]) as n")
+	exec(t, db, "select pgtick.pause_schedule('paused')")
+	at(t, db, "2026-03-01T11:09:00Z")
+	tick(t, db)
+	require.Equal(t, []string{"03-01 11:00 missed"}, fates(t, db, "missed"))
+	require.Empty(t, all[string](t, db, "select pgtick.check_deadlines()"), "its time is not up")
+	exec(t, db, "select pgtick.unschedule('gone')")
+	at(t, db, "2026-03-01T11:11:00Z")
+	require.Equal(t, []string{"missed"}, all[string](t, db, "select pgtick.check_deadlines()"))
+	at(t, db, "2026-03-01T12:00:00Z")
+	tick(t, db)
+	finishJobs(t, db)
+	require.Empty(t, all[string](t, db, "select pgtick.check_deadlines()"), "a later one is done")
+}
+
 func TestRetention_KeepsSlotsAsLongAsSaid(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
@@ -149,6 +169,7 @@ func TestRetention_KeepsSlotsAsLongAsSaid(t *testing.T) {
 	require.Equal(t, 20, countOf(t, db, "s", "enqueued")+countOf(t, db, "s", "skipped_overlap"))
 	require.Contains(t, refused(t, db, "select pgtick.set_slot_retention('12 hours')").Message, "keep")
 	require.Equal(t, "TK000", refused(t, db, "select pgtick.set_slot_retention('401 days')").Code)
+	require.Equal(t, "TK000", refused(t, db, "select pgtick.set_slot_retention('1 year 35 days')").Code, "which are 400 and a quarter")
 	require.Equal(t, "TK000", refused(t, db, "select pgtick.set_slot_retention(null)").Code)
 	exec(t, db, "select pgtick.set_slot_retention('5 days')")
 	exec(t, db, "select pgtick.maintain()")

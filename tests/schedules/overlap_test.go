@@ -122,6 +122,8 @@ func TestOverlap_Wait_WhenTickAndFinishMissEachOther_RescueFreesTheJob(t *testin
 func TestOverlap_Wait_WhileTheTickIsOpen_FinishAsksAgain(t *testing.T) {
 	t.Parallel()
 	db, first := waiting(t, "wait")
+	exec(t, db, `insert into pgtick.live_jobs (task, queue, priority, run_at, max_attempts, timeout, args, created_at, schedule_id, slot)
+		values ('noop', 'default', 5, 'infinity', 1, '1 hour', '{}', now(), pgtick.schedule('older', '0 0 1 1 *', 'noop'), '2026-01-01')`) // it is its own that is locked
 	at(t, db, "2026-03-01T10:02:00Z")
 	ticking, err := db.Pool.Begin(t.Context())
 	require.NoError(t, err)
@@ -221,4 +223,21 @@ func TestOverlap_Cancel_WhileTheRequestCannotBeNoted_DelaysNoOtherSchedule(t *te
 	require.Equal(t, 1, tick(t, db))
 	require.Equal(t, []string{"03-01 10:01 enqueued", "03-01 10:02 enqueued"}, fates(t, db, "s"))
 	require.Nil(t, one[*string](t, db, "select broken_why from pgtick.schedules where name = 's'"))
+}
+
+// The long way is taken where several slots are due at once.
+func TestOverlap_OfSlotsTakenTogether_IsNotWithJobsOfOtherSchedules(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('busy', '1 * * * *', 'noop')")
+	at(t, db, "2026-03-01T10:01:00Z")
+	require.Equal(t, 1, tick(t, db))
+	exec(t, db, "select pgtick.schedule(n, '* * * * *', 'noop', p_on_overlap => n) from unnest('{skip,wait,cancel}'::text[]) as n")
+	at(t, db, "2026-03-01T10:03:00Z")
+	tick(t, db)
+	require.Equal(t, []string{"03-01 10:02 enqueued", "03-01 10:03 skipped_overlap"}, fates(t, db, "skip"))
+	require.Equal(t, []string{"03-01 10:02 skipped_overlap", "03-01 10:03 enqueued"}, fates(t, db, "cancel"))
+	require.Equal(t, []string{"busy 10:01", "cancel 10:03", "skip 10:02", "wait 10:02", "wait 10:03 overlap"}, all[string](t, db,
+		"select concat_ws(' ', j.schedule, to_char(j.slot at time zone 'UTC', 'HH24:MI'), j.blocked_by) from pgtick.jobs as j where j.state = 'ready' order by 1"))
 }

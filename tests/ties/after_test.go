@@ -224,6 +224,20 @@ func TestAfter_AJobThatEndsOutsideReadCommitted_FreesByRescue(t *testing.T) {
 	clean(t, db)
 }
 
+// A hand with psql, or a dump that was restored in part: nobody will ever report its end.
+func TestAfter_ABlockerThatIsGoneWithoutATrace_CountsAsCancelled_AtTheNextSweep(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	gone := enqueue(t, db.Pool, "echo")
+	needs := enqueue(t, db.Pool, "other", after(gone))
+	ignores := enqueue(t, db.Pool, "other", after(gone), "p_after_outcome => 'any'")
+	exec(t, db.Pool, "delete from pgtick.live_jobs where id = $1", gone)
+	sweep(t, db.Pool)
+	require.Equal(t, []string{"cancelled", "ready"}, states(t, db.Pool, needs, ignores))
+	register(t, db.Pool).do(t, db.Pool, ignores, "done")
+	clean(t, db)
+}
+
 // Who enqueues behind a job has it locked; that it cannot be cancelled just now must not set it free.
 func TestAfter_ADoomedJobThatIsLocked_IsCancelledByRescue(t *testing.T) {
 	t.Parallel()
@@ -259,6 +273,21 @@ func TestAfter_ALockedDependant_IsFreedByRescue(t *testing.T) {
 	rescue(t, db.Pool)
 	r.do(t, db.Pool, last, "done")
 	clean(t, db)
+}
+
+func TestAfter_AStrangerThatIsLocked_HoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	a := enqueue(t, db.Pool, "echo")
+	b := enqueue(t, db.Pool, "other", after(a))
+	c := r.take(t, db.Pool, a)
+	stranger, holder := enqueue(t, db.Pool, "other"), session(t, db)
+	exec(t, holder, "begin")
+	exec(t, holder, "select from pgtick.live_jobs where id = $1 for update", stranger)
+	r.finish(t, db.Pool, c, "done")
+	require.Equal(t, "ready", state(t, db.Pool, b))
+	exec(t, holder, "rollback")
 }
 
 func TestAfter_ABlockedJob_CanBeCancelledMovedAndExplained_ButNotHastened(t *testing.T) {

@@ -195,3 +195,12 @@ func TestBatch_BadInput_IsRefused(t *testing.T) {
 	}
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.jobs"))
 }
+
+func TestBatch_AJobThatWaitsForWhatHasNothingToDoWithIt_IsNoLoop(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	enqueue(t, db.Pool, "echo", inSequence)
+	elsewhere := enqueue(t, db.Pool, "echo", inSequence)
+	member := enqueue(t, db.Pool, "member", inBatch(one[int64](t, db.Pool, "select pgtick.create_batch('callback')")), after(elsewhere))
+	require.Equal(t, "ready after after", state(t, db.Pool, member))
+}

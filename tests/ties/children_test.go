@@ -87,6 +87,7 @@ func TestChildren_ThatHaveEnded_AreNotWaitedFor(t *testing.T) {
 	refused(t, db.Pool, "TK005", "select pgtick.wait_for($1, $2, array[$3::bigint], 'done')", c.id, c.fence, failed)
 	refused(t, db.Pool, "TK004", "select pgtick.wait_for($1, $2, '{987654}')", c.id, c.fence)
 	waitFor(t, db.Pool, c, "any", failed)
+	require.Nil(t, one[*string](t, db.Pool, "select wanted_at::text from pgtick.jobs where id = $1", parent), "it is not blocked")
 	c = r.take(t, db.Pool, parent)
 	waitFor(t, db.Pool, c, "any")
 	r.do(t, db.Pool, parent, "done")

@@ -179,6 +179,74 @@ func TestMaxRunning_ChangedWhileJobsRun(t *testing.T) {
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.limit_places"))
 }
 
+func TestMaxRunning_SetWhileJobsRunThatHaveNoKey_CountsThem(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	several(t, db.Pool, 3)
+	held := r.claim(t, db.Pool, 2)
+	limit(t, db.Pool, twoAtOnce)
+	require.Empty(t, r.claim(t, db.Pool, 10), "what ran before counts")
+	limit(t, db.Pool, oneForEach)
+	require.Empty(t, r.claim(t, db.Pool, 10))
+	exec(t, db.Pool, "select pgtick.remove_limit('limited')")
+	require.Len(t, r.claim(t, db.Pool, 10), 1, "by key they count for nothing")
+	r.finish(t, db.Pool, held[0], "done")
+}
+
+// A claim that began before the limit was raised still went by the old one.
+func TestMaxRunning_ByKey_WhatWasBlockedByALimitThatIsHigherByNow_RescueFrees(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	limit(t, db.Pool, oneForEach)
+	ids := several(t, db.Pool, 2, keyed("x"))
+	r := register(t, db.Pool)
+	require.Equal(t, ids[:1], idsOf(r.claim(t, db.Pool, 10)))
+	sweep(t, db.Pool)
+	require.Equal(t, "ready after limit", state(t, db.Pool, ids[1]))
+	exec(t, db.Pool, "update pgtick.limit_defs set max_running = 2")
+	sweep(t, db.Pool)
+	require.Equal(t, ids[1:], idsOf(r.claim(t, db.Pool, 10)))
+}
+
+func TestLimits_SetAsTheyAre_ChangeNothing(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pgtest.SetNow(t, db, time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC))
+	limit(t, db.Pool, "10, p_max_running => 2")
+	before := one[string](t, db.Pool, "select d::text from pgtick.limit_defs as d")
+	pgtest.Advance(t, db, time.Minute)
+	limit(t, db.Pool, "10, p_max_running => 2")
+	require.Equal(t, before, one[string](t, db.Pool, "select d::text from pgtick.limit_defs as d"))
+	require.Equal(t, 1, one[int](t, db.Pool, "select count(*) from pgtick.audit where action = 'set_limit'"))
+}
+
+func TestMaxRunning_ByKey_IsOfItsTaskAlone(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	limit(t, db.Pool, "p_max_running => 5")
+	exec(t, db.Pool, "select pgtick.set_limit('other', p_max_running => 1, p_per_key => true)")
+	ids := several(t, db.Pool, 2, keyed("x"))
+	require.Equal(t, ids, idsOf(register(t, db.Pool).claim(t, db.Pool, 10)))
+}
+
+// Whatever has become of the row that said who runs.
+func TestMaxRunning_ByKey_WhatIsBlockedWhereNobodyHoldsAPlace_RescueFrees(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	limit(t, db.Pool, oneForEach)
+	ids := several(t, db.Pool, 2, keyed("x"))
+	r := register(t, db.Pool)
+	c := r.claim(t, db.Pool, 10)
+	require.Equal(t, ids[:1], idsOf(c))
+	exec(t, db.Pool, "delete from pgtick.limit_places")
+	r.finish(t, db.Pool, c[0], "done")
+	require.Equal(t, "ready after limit", state(t, db.Pool, ids[1]))
+	sweep(t, db.Pool)
+	r.do(t, db.Pool, ids[1], "done")
+	clean(t, db)
+}
+
 // However many jobs with a limit wait, what has none is claimed beside them, and the other way round.
 func TestMaxRunning_AFloodOnOneSide_LeavesTheOtherItsShare(t *testing.T) {
 	t.Parallel()
@@ -229,6 +297,31 @@ func TestMaxRunning_HoldsForSuspects(t *testing.T) {
 	require.ElementsMatch(t, []int64{suspects[0], other}, []int64{c[0].id, next[0].id})
 	a.finish(t, db.Pool, c[0], "done")
 	require.Len(t, register(t, db.Pool).claim(t, db.Pool, 10), 1)
+}
+
+// Without a key only the limit by key lets it pass.
+func TestMaxRunning_OfATask_HoldsForSuspectsWithoutAKey(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	limit(t, db.Pool, "p_max_running => 1")
+	limit(t, db.Pool, oneForEach)
+	several(t, db.Pool, 2)
+	exec(t, db.Pool, "update pgtick.live_jobs set losses = 2, attempt = 2, uncounted = 2")
+	require.Len(t, register(t, db.Pool).claim(t, db.Pool, 10), 1)
+	require.Empty(t, register(t, db.Pool).claim(t, db.Pool, 10))
+}
+
+// The lane of the urgent jobs is emptied before the other one, also of what came between them.
+func TestMaxRunning_OfATask_LowerPriorityNumbersFirst(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	limit(t, db.Pool, "p_max_running => 5")
+	urgent := several(t, db.Pool, 1, "p_priority => 0")
+	between := several(t, db.Pool, 1)
+	urgent = append(urgent, several(t, db.Pool, 1, "p_priority => 0")...)
+	r := register(t, db.Pool)
+	require.Equal(t, urgent, idsOf(r.claim(t, db.Pool, 2)))
+	require.Equal(t, between, idsOf(r.claim(t, db.Pool, 2)))
 }
 
 func TestMaxRunning_AClaimThatIsOpen_IsNotWaitedFor(t *testing.T) {

@@ -342,3 +342,21 @@ func TestSequence_KeysWithoutJobs_AreForgotten_AndThoseWithJobsOrAStopAreNot(t *
 	sweep(t, db.Pool)
 	require.Equal(t, []string{"live", "stopped"}, all[string](t, db.Pool, "select key from pgtick.sequences order by key"))
 }
+
+func TestSequence_ALockedSuccessor_IsFreedByRescue(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	first, second := enqueue(t, db.Pool, "echo", "p_sequence_key => 'k'"), enqueue(t, db.Pool, "echo", "p_sequence_key => 'k'")
+	c := r.take(t, db.Pool, first)
+	holder := session(t, db)
+	exec(t, holder, "begin")
+	exec(t, holder, "select from pgtick.live_jobs where id = $1 for update", second)
+	r.finish(t, db.Pool, c, "done")
+	rescue(t, db.Pool)
+	exec(t, holder, "rollback")
+	require.Equal(t, "ready after sequence", state(t, db.Pool, second))
+	rescue(t, db.Pool)
+	r.do(t, db.Pool, second, "done")
+	clean(t, db)
+}

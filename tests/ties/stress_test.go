@@ -124,7 +124,7 @@ type crew struct {
 
 func (c crew) run(workers int) {
 	c.t.Helper()
-	exec(c.t, c.db.Pool, "create unlogged table public.runs (runner bigint, job bigint, key text, limit_key text, began timestamptz default clock_timestamp(), ended timestamptz)")
+	exec(c.t, c.db.Pool, "create unlogged table if not exists public.runs (runner bigint, job bigint, key text, limit_key text, began timestamptz default clock_timestamp(), ended timestamptz)")
 	require.NoError(c.t, together(workers, c.work))
 }
 
@@ -240,9 +240,15 @@ func TestMaxRunning_UnderEightWorkers_IsNeverExceeded(t *testing.T) {
 	limit(t, db.Pool, "p_max_running => 5")
 	limit(t, db.Pool, "p_max_running => 2, p_per_key => true")
 	jobs := amount(250, 10000)
-	exec(t, db.Pool, `select pgtick.enqueue_many('limited', array_fill('{}'::jsonb, array[$1::int]), p_max_attempts => 3,
-		p_limit_keys => array(select 'key ' || n % 4 from generate_series(1, $1::int) as n))`, jobs)
-	crew{t: t, db: db, tasks: []string{"limited"}, most: 6, until: jobs, seed: seed(t), kills: true, check: func(ctx context.Context, conn *pgx.Conn) error {
+	add := func() {
+		exec(t, db.Pool, `select pgtick.enqueue_many('limited', array_fill('{}'::jsonb, array[$1::int]), p_max_attempts => 3,
+			p_limit_keys => array(select 'key ' || n % 4 from generate_series(1, $1::int) as n))`, jobs)
+	}
+	add()
+	most := func() int {
+		return one[int](t, db.Pool, `select max(n) from (select (select count(*) from public.runs as b where b.began <= a.began and b.ended > a.began) as n from public.runs as a) as x`)
+	}
+	workers := crew{t: t, db: db, tasks: []string{"limited"}, most: 6, until: jobs, seed: seed(t), kills: true, check: func(ctx context.Context, conn *pgx.Conn) error {
 		var task, key int // in one snapshot
 		err := conn.QueryRow(ctx, `select coalesce(sum(k.n), 0), coalesce(max(k.n), 0)
 			from (select count(*) as n from pgtick.live_jobs as j where j.task = 'limited' and j.runner_id is not null group by j.limit_key) as k`).Scan(&task, &key)
@@ -250,8 +256,13 @@ func TestMaxRunning_UnderEightWorkers_IsNeverExceeded(t *testing.T) {
 			err = fmt.Errorf("%d run, and %d of one key", task, key)
 		}
 		return err
-	}}.run(8)
-	require.Equal(t, 5, one[int](t, db.Pool, `select max(n) from (select (select count(*) from public.runs as b where b.began <= a.began and b.ended > a.began) as n from public.runs as a) as x`),
-		"all places were used, and no more")
+	}}
+	workers.run(8)
+	for most() < 5 && workers.until < 10*jobs { // on a machine that is busy with other things they may not have met
+		add()
+		workers.until += jobs
+		workers.run(8)
+	}
+	require.Equal(t, 5, most(), "all places were used, and no more")
 	clean(t, db)
 }
