@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -137,7 +138,25 @@ func argsText(args any) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: args of type %T are no JSON: %w", ErrBadValue, args, err)
 	}
+	if hasNUL(text) {
+		return "", fmt.Errorf(`%w: args hold \u0000, which can be stored in no JSON of PostgreSQL: leave it out, or encode the text`, ErrBadValue)
+	}
 	return string(text), nil
+}
+
+// hasNUL looks for an escape of U+0000 that is none of a backslash. The database's own error names neither the field nor a remedy, and ends the transaction.
+func hasNUL(text []byte) bool {
+	for from := 0; ; {
+		at := bytes.Index(text[from:], []byte(`\u0000`))
+		if at < 0 {
+			return false
+		}
+		before := bytes.TrimRight(text[:from+at], `\`)
+		if (from+at-len(before))%2 == 0 {
+			return true
+		}
+		from += at + 1
+	}
 }
 
 func decodeNumbers(text string, into any) error {
