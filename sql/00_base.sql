@@ -21,7 +21,7 @@ as $$
 begin
   raise exception using errcode = 'TK000',
     message = format('%s %s is refused: %s', left(p_field, 60), coalesce('"' || left(p_value, 100) || '"', 'null'), left(p_rule, 600)),
-    hint = coalesce(nullif(btrim(left(p_hint, 600)), ''), format('Give %s another value.', left(p_field, 60)));
+    hint = case when left(p_hint, 600) ~ '[[:alnum:]]' then left(p_hint, 600) else format('Give %s another value.', left(p_field, 60)) end;
 end
 $$;
 comment on function pgtick.invalid(text, text, text, text) is 'Raise TK000 for a value that is not allowed.';
@@ -32,7 +32,7 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ '[\u0001-\u001f\u007f-\u009f]' or btrim(p_name) = '' then
+  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ E'[\\u0001-\\u001f\\u007f-\\u009f]' or btrim(p_name) = '' then
     perform pgtick.invalid(p_field, p_name, 'a name has 1 to 200 characters, not only blanks, and no control characters');
   end if;
 end

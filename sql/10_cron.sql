@@ -34,9 +34,9 @@ begin
       hint = p_hint;
   end if;
   -- the place: where the field starts, and within it the first list item with this text
-  v_before := (regexp_match(p_cron collate "C", format('^(\s*(?:\S+\s+){%s})', p_field - 1)))[1];
+  v_before := (regexp_match(p_cron collate "C", format(E'^(\\s*(?:\\S+\\s+){%s})', p_field - 1)))[1];
   v_place := length(v_before)
-    + greatest(strpos(',' || (regexp_match(substr(p_cron, length(v_before) + 1) collate "C", '^\S+'))[1] || ',', ',' || p_token || ','), 1);
+    + greatest(strpos(',' || (regexp_match(substr(p_cron, length(v_before) + 1) collate "C", E'^\\S+'))[1] || ',', ',' || p_token || ','), 1);
   raise exception using errcode = p_code,
     message = format('cron "%s": %s field "%s" (field %s, character %s): %s', left(p_cron, 200), v_names[p_field], p_token, p_field, v_place, p_why),
     detail = initcap(left(v_allowed[p_field], 1)) || substr(v_allowed[p_field], 2) || '.',
@@ -96,7 +96,7 @@ begin
       'Saturday is 6. For a month''s last such weekday run on that weekday and let the task check the date.');
   elsif p_text ~* '^[L$]$' then
     perform pgtick.cron_error('TK014', p_cron, p_field, p_item, 'L is known only in the day-of-month field', 'Name the value.');
-  elsif p_item ~* '^H(\(|/|$)' or p_text ~ '~' then
+  elsif p_item ~* E'^H(\\(|/|$)' or p_text ~ '~' then
     perform pgtick.cron_error('TK014', p_cron, p_field, p_item, 'random times ("H", "~") are not known here', 'Name the time, and set p_jitter to spread the load.');
   elsif p_text ~ '["''`]' then
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), 'There are quotes too many: leave them out of the expression.');
@@ -136,7 +136,7 @@ begin
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', p_text), format('Hours are numbers from 0 to 23: here %s.',
       case when p_text ~* 'h$' then substring(p_text from '[0-9]+')::integer
            else substring(p_text from '[0-9]+')::integer % 12 + case when p_text ~* 'pm$' then 12 else 0 end end));
-  elsif p_text ~ '[^\u0001-\u007f]' then
+  elsif p_text ~ E'[^\\u0001-\\u007f]' then
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), 'It has a character that is no plain letter or digit, perhaps from a copied text: type it anew.');
   end if;
   perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), 'Allowed are numbers, lists 1,2, ranges 1-5, steps */5 or 10-50/5, and names for months and weekdays.');
@@ -245,7 +245,7 @@ begin
     perform pgtick.cron_error('TK010', v_given, null, null, format('%s characters are too many (at most 1000)', length(v_text)), 'Split it into several schedules.');
   end if;
 
-  if left(v_text, 1) = '@' and v_lower !~ '^@every\M' then
+  if left(v_text, 1) = '@' and v_lower !~ E'^@every\\M' then
     v_text := case v_lower when '@hourly' then '0 * * * *' when '@daily' then '0 0 * * *' when '@midnight' then '0 0 * * *'
       when '@weekly' then '0 0 * * 0' when '@monthly' then '0 0 1 * *' when '@yearly' then '0 0 1 1 *' when '@annually' then '0 0 1 1 *' end;
     if v_text is null then
@@ -259,14 +259,14 @@ begin
           when '@year' then 'Write @yearly.' when '@annual' then 'Write @annually.' when '@minute' then 'Write * * * * *.'
           else case when v_lower ~ '^@every[0-9]' then format('Put a blank after it: @every %s.', left(substr(v_lower, 7), 40)) else 'Write the five fields.' end end);
     end if;
-  elsif left(v_text, 1) = '@' or v_lower ~ '^[0-9]+\s*(s|sec|secs|second|seconds)$' then
-    v_match := regexp_match(v_lower, '^(?:@every\s+)?(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?$');
+  elsif left(v_text, 1) = '@' or v_lower ~ E'^[0-9]+\\s*(s|sec|secs|second|seconds)$' then
+    v_match := regexp_match(v_lower, E'^(?:@every\\s+)?(?:(\\d{1,9})d)?(?:(\\d{1,9})h)?(?:(\\d{1,9})m)?(?:(\\d{1,9})s)?$');
     if v_match is null or v_match = '{NULL,NULL,NULL,NULL}' or left(v_text, 1) <> '@' then
-      v_match := array[null, null, null, (regexp_match(v_lower, '^(?:@every\s+)?(\d{1,18})\s*(?:sec|second)s?$'))[1]];
+      v_match := array[null, null, null, (regexp_match(v_lower, E'^(?:@every\\s+)?(\\d{1,18})\\s*(?:sec|second)s?$'))[1]];
     end if;
     v_seconds := coalesce(v_match[1]::numeric, 0) * 86400 + coalesce(v_match[2]::numeric, 0) * 3600 + coalesce(v_match[3]::numeric, 0) * 60 + coalesce(v_match[4]::numeric, 0);
     if v_match = '{NULL,NULL,NULL,NULL}' then
-      perform pgtick.cron_error('TK015', v_given, null, null, format('"%s" is not an interval', left(regexp_replace(v_text, '^@every\s*', '', 'i'), 40)),
+      perform pgtick.cron_error('TK015', v_given, null, null, format('"%s" is not an interval', left(regexp_replace(v_text, E'^@every\\s*', '', 'i'), 40)),
         'Write whole numbers with d, h, m, s, largest first: @every 90s, @every 1h30m; or 90 seconds.');
     elsif v_seconds not between 1 and 31622400 then
       perform pgtick.cron_error('TK015', v_given, null, null, format('an interval of %s seconds is out of range 1-31622400 (366 days)', v_seconds), 'Use five fields for anything rarer than once a year.');
@@ -275,34 +275,34 @@ begin
     return v_cron;
   end if;
 
-  v_words := regexp_split_to_array(v_text, '\s+');
+  v_words := regexp_split_to_array(v_text, E'\\s+');
   if cardinality(v_words) <> 5 then
     perform pgtick.cron_error('TK010', v_given, null, null,
-      case when v_lower ~ '^(cron_)?tz=' or v_lower ~ '\s([a-z_]+/[a-z_/-]+|utc|gmt)$' and cardinality(v_words) = 6 then 'a time zone does not belong into the expression'
-           when v_lower ~ '^(cron|rate)\(' then 'this is AWS syntax'
+      case when v_lower ~ '^(cron_)?tz=' or v_lower ~ E'\\s([a-z_]+/[a-z_/-]+|utc|gmt)$' and cardinality(v_words) = 6 then 'a time zone does not belong into the expression'
+           when v_lower ~ E'^(cron|rate)\\(' then 'this is AWS syntax'
            when v_lower ~ '^(r[0-9]*/)?p(t|[0-9])' then 'this is an ISO 8601 duration'
            else format('%s field%s, but five are needed: minute hour day-of-month month weekday', cardinality(v_words), case when cardinality(v_words) = 1 then '' else 's' end) end,
-      case when v_lower ~ '^(cron_)?tz=' or v_lower ~ '\s([a-z_]+/[a-z_/-]+|utc|gmt)$' and cardinality(v_words) = 6 then 'Give it as p_time_zone.'
-           when v_lower ~ '^[0-9]+\s*(m|min|mins|minute|minutes)$' then format('Write @every %sm.', substring(v_lower from '\d+'))
-           when v_lower ~ '^[0-9]+\s*(h|hour|hours)$' then format('Write @every %sh.', substring(v_lower from '\d+'))
-           when v_lower ~ '^every\s+[0-9]+\s*min' then format('Write */%s * * * *.', substring(v_lower from '\d+'))
-           when v_lower ~ '^[0-9]+\s*(d|day|days)$' then format('Write @every %sd.', substring(v_lower from '\d+'))
+      case when v_lower ~ '^(cron_)?tz=' or v_lower ~ E'\\s([a-z_]+/[a-z_/-]+|utc|gmt)$' and cardinality(v_words) = 6 then 'Give it as p_time_zone.'
+           when v_lower ~ E'^[0-9]+\\s*(m|min|mins|minute|minutes)$' then format('Write @every %sm.', substring(v_lower from E'\\d+'))
+           when v_lower ~ E'^[0-9]+\\s*(h|hour|hours)$' then format('Write @every %sh.', substring(v_lower from E'\\d+'))
+           when v_lower ~ E'^every\\s+[0-9]+\\s*min' then format('Write */%s * * * *.', substring(v_lower from E'\\d+'))
+           when v_lower ~ E'^[0-9]+\\s*(d|day|days)$' then format('Write @every %sd.', substring(v_lower from E'\\d+'))
            when v_lower ~ '^([0-9]+[dhms]){2,}$' then format('Write @every %s.', left(v_lower, 40))
-           when v_lower ~ '^every\s+[0-9]+\s*h' then format('Write 0 */%s * * *.', substring(v_lower from '\d+'))
-           when v_lower ~ '^every\s*hour' then 'Write @hourly.'
-           when v_lower ~ '^every\s*day$' then 'Write @daily.'
-           when v_lower ~ '^every\s*min' then 'Write * * * * *.'
-           when v_lower ~ '^every\s' then 'Words are not known: write for example 0 9 * * MON-FRI, or @every 2h.'
+           when v_lower ~ E'^every\\s+[0-9]+\\s*h' then format('Write 0 */%s * * *.', substring(v_lower from E'\\d+'))
+           when v_lower ~ E'^every\\s*hour' then 'Write @hourly.'
+           when v_lower ~ E'^every\\s*day$' then 'Write @daily.'
+           when v_lower ~ E'^every\\s*min' then 'Write * * * * *.'
+           when v_lower ~ E'^every\\s' then 'Words are not known: write for example 0 9 * * MON-FRI, or @every 2h.'
            when v_lower ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}' then 'For one moment alone enqueue a job: pgtick.enqueue(…, p_run_at => …).'
            when v_lower in ('hourly', 'daily', 'weekly', 'monthly', 'yearly', 'annually', 'midnight') then format('Write @%s.', v_lower)
-           when v_lower ~ '^(cron|rate)\(' then 'Write five fields without year and parentheses, or @every 5m.'
+           when v_lower ~ E'^(cron|rate)\\(' then 'Write five fields without year and parentheses, or @every 5m.'
            when v_lower ~ '^(r[0-9]*/)?p(t|[0-9])' then 'Write it as @every 1h30m.'
            when v_lower ~ '^[0-9]{1,2}:[0-9]{2}$' then format('Every day at that time is %s %s * * *.', split_part(v_lower, ':', 2)::integer, split_part(v_lower, ':', 1)::integer)
-           when v_lower ~ '^[0-9]{1,2}(am|pm)$' then format('Every day at that hour is 0 %s * * *.', substring(v_lower from '\d+')::integer % 12 + case when v_lower ~ 'pm$' then 12 else 0 end)
-           when v_text ~ '\s#' then 'A comment is not part of the expression: leave it out.'
-           when cardinality(v_words) > 5 and v_lower ~ '^([0-9*?/,-]+\s+){3}[0-9a-z*?/,-]+\s+[0-9a-z*?#/,-]+\s+[./]?[a-z]{2,}' and v_words[6] !~* '^(mon|tue|wed|thu|fri|sat|sun)' then 'The command is not part of the expression: give the task as p_task.'
-           when v_text ~ '(^|[,/-])\s+[,/-]|[,/-]\s|\s[,/-]' then 'Put no spaces inside a field.'
-           when v_text ~ '[\u00a0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u3000\ufeff]' then 'It has blanks that are not plain ones, perhaps from a copied text: type it anew.'
+           when v_lower ~ '^[0-9]{1,2}(am|pm)$' then format('Every day at that hour is 0 %s * * *.', substring(v_lower from E'\\d+')::integer % 12 + case when v_lower ~ 'pm$' then 12 else 0 end)
+           when v_text ~ E'\\s#' then 'A comment is not part of the expression: leave it out.'
+           when cardinality(v_words) > 5 and v_lower ~ E'^([0-9*?/,-]+\\s+){3}[0-9a-z*?/,-]+\\s+[0-9a-z*?#/,-]+\\s+[./]?[a-z]{2,}' and v_words[6] !~* '^(mon|tue|wed|thu|fri|sat|sun)' then 'The command is not part of the expression: give the task as p_task.'
+           when v_text ~ E'(^|[,/-])\\s+[,/-]|[,/-]\\s|\\s[,/-]' then 'Put no spaces inside a field.'
+           when v_text ~ E'[\\u00a0\\u1680\\u2000-\\u200b\\u2028\\u2029\\u202f\\u205f\\u3000\\ufeff]' then 'It has blanks that are not plain ones, perhaps from a copied text: type it anew.'
            when cardinality(v_words) = 6 and v_words[6] ~ '^[12][0-9]{3}' then 'There is no field for the year: leave it out, and set p_ends_at.'
            when cardinality(v_words) = 6 and v_words[1] ~ '^0+$' then format('The first field seems to be seconds: write %s.', replace(array_to_string(v_words[2:6], ' '), '?', '*'))
            when cardinality(v_words) = 6 then 'There is no field for seconds: leave it out, or write @every 30s.'

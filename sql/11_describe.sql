@@ -157,7 +157,7 @@ set search_path = ''
 as $$
 begin
   return case when p_seconds = 86400 then 'every day at 00:00 UTC'
-    else 'every ' || regexp_replace(pgtick.describe_span(p_seconds), '^1 (second|minute|hour)$', '\1')
+    else 'every ' || regexp_replace(pgtick.describe_span(p_seconds), '^1 (second|minute|hour)$', E'\\1')
       || case when 86400 % p_seconds <> 0 then ', counted from 1970-01-01 00:00 UTC' || case when p_seconds % 604800 = 0 then ', a Thursday' else '' end
               when 3600 % p_seconds <> 0 then ', counted from 00:00 UTC' else '' end end;
 end

@@ -27,7 +27,7 @@ declare
   v_rest integer;
 begin
   foreach v_item in array string_to_array(p_text, ',') loop
-    v_parts := regexp_match(v_item, '^(?:\*|(\w+)-(\w+))/(\d+)$');
+    v_parts := regexp_match(v_item, E'^(?:\\*|(\\w+)-(\\w+))/(\\d+)$');
     continue when v_parts is null;
     v_step := v_parts[3];
     v_from := case when v_parts[1] is null then v_low else pgtick.cron_number(p_cron, p_field, v_item, v_parts[1]) end;
@@ -279,7 +279,7 @@ as $$
 declare
   v_parsed constant pgtick.cron := pgtick.parse_cron(p_cron);
   v_cron constant text := btrim(p_cron, E' \t\n\r\f\v');
-  v_words constant text[] := regexp_split_to_array(v_cron, '\s+');
+  v_words constant text[] := regexp_split_to_array(v_cron, E'\\s+');
   v_now constant timestamptz := pgtick.now();
 begin
   perform pgtick.check_time_zone(p_time_zone);

@@ -13,8 +13,8 @@ declare
 begin
   return case
     when v_application like 'pgtick%' then 'runner'
-    when v_application like 'pg\_cron%' then 'pg_cron'
-    when exists (select from pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) as a where a.backend_type like 'pg\_cron%') then 'pg_cron'
+    when v_application like E'pg\\_cron%' then 'pg_cron'
+    when exists (select from pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) as a where a.backend_type like E'pg\\_cron%') then 'pg_cron'
     else 'other' end;
 end
 $$;

@@ -107,7 +107,7 @@ func TestRestore_OfADump_KeepsEverything_AndRunsOnlyWhenAdopted(t *testing.T) {
 	require.Zero(t, ask[int](t, copied, `select count(*) from credits.violations`))
 }
 
-var aboutRoles = regexp.MustCompile(`role "pgtick_(runner|reader)" does not exist`)
+var aboutRoles = regexp.MustCompile(`role "pgtick_(runner|reader|operator)" does not exist`)
 
 // Roles are the server's, and in no dump of a database. migrate puts them there, and their rights.
 func TestRestore_OnAServerWithoutTheRoles_IsMendedByMigrate(t *testing.T) {

@@ -29,7 +29,7 @@ func (f *function) judge(c circumstances, refusal *pgconn.PgError) string {
 		}
 		return ""
 	}
-	if wrong := always(refusal); wrong != "" && (f.isPublic() || !strings.HasPrefix(wrong, "a message of")) {
+	if wrong := always(refusal); wrong != "" && (f.isPublic() || wrong != noHint && !strings.HasPrefix(wrong, "a message of")) { // inner ones say what they are told to
 		return wrong
 	}
 	switch {

@@ -138,6 +138,8 @@ func (s *session) run(c circumstances, call *statement) *pgconn.PgError {
 
 func (s *session) again() string { return fmt.Sprintf("PGTICK_SEED=%d, call %d", s.seed, s.calls) }
 
+const noHint = "a refusal without a hint"
+
 // always is what no role may ever meet.
 func always(refusal *pgconn.PgError) string {
 	shown := refusal.Message + "\n" + refusal.Detail + "\n" + refusal.Hint
@@ -149,7 +151,7 @@ func always(refusal *pgconn.PgError) string {
 	case strings.Contains(shown, "PL/pgSQL function") || strings.Contains(shown, "SQL function \""):
 		return "a stack trace in the message"
 	case strings.HasPrefix(refusal.Code, "TK") && strings.TrimSpace(refusal.Hint) == "":
-		return "a refusal without a hint"
+		return noHint
 	case strings.HasPrefix(refusal.Code, "TK") && !knownCodes[refusal.Code]:
 		return "a code that docs/errors.md does not have"
 	case strings.HasPrefix(refusal.Code, "TK") && len(shown) > 6000:

@@ -94,6 +94,22 @@ func TestMigrations_AreNumberedWithoutGaps_AndHaveNoWayDown(t *testing.T) {
 	}
 }
 
+// A function keeps the plan of the session's first call: in one that had standard_conforming_strings off, a plain literal would have lost its
+// backslashes for all later calls.
+func TestSQL_LiteralsWithBackslashes_AreEscapeStrings(t *testing.T) {
+	t.Parallel()
+	for _, name := range filesIn(t, "sql", "*.sql") {
+		for number, line := range strings.Split(contents(t, "sql", name), "\n") {
+			for _, literal := range literalInSQL.FindAllString(line, -1) {
+				require.False(t, strings.HasPrefix(literal, "'") && strings.Contains(literal, `\`), "sql/%s:%d: %s: write E'…' with each backslash twice", name, number+1, literal)
+			}
+		}
+	}
+}
+
+// literalInSQL is a comment to the line's end, an escape string or a plain literal, whichever begins first.
+var literalInSQL = regexp.MustCompile(`--.*|\bE'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'`)
+
 // Every state change is one function of sql/; Go calls them, in a few places that are easy to find.
 func TestGo_HoldsSQLInItsPlacesAlone(t *testing.T) {
 	t.Parallel()

@@ -1034,7 +1034,7 @@ as $$
 begin
   raise exception using errcode = 'TK000',
     message = format('%s %s is refused: %s', left(p_field, 60), coalesce('"' || left(p_value, 100) || '"', 'null'), left(p_rule, 600)),
-    hint = coalesce(nullif(btrim(left(p_hint, 600)), ''), format('Give %s another value.', left(p_field, 60)));
+    hint = case when left(p_hint, 600) ~ '[[:alnum:]]' then left(p_hint, 600) else format('Give %s another value.', left(p_field, 60)) end;
 end
 $$;
 comment on function pgtick.invalid(text, text, text, text) is 'Raise TK000 for a value that is not allowed.';
@@ -1045,7 +1045,7 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 begin
-  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ '[\u0001-\u001f\u007f-\u009f]' or btrim(p_name) = '' then
+  if p_name is null or length(p_name) not between 1 and 200 or p_name ~ E'[\\u0001-\\u001f\\u007f-\\u009f]' or btrim(p_name) = '' then
     perform pgtick.invalid(p_field, p_name, 'a name has 1 to 200 characters, not only blanks, and no control characters');
   end if;
 end
@@ -1278,9 +1278,9 @@ begin
       hint = p_hint;
   end if;
   -- the place: where the field starts, and within it the first list item with this text
-  v_before := (regexp_match(p_cron collate "C", format('^(\s*(?:\S+\s+){%s})', p_field - 1)))[1];
+  v_before := (regexp_match(p_cron collate "C", format(E'^(\\s*(?:\\S+\\s+){%s})', p_field - 1)))[1];
   v_place := length(v_before)
-    + greatest(strpos(',' || (regexp_match(substr(p_cron, length(v_before) + 1) collate "C", '^\S+'))[1] || ',', ',' || p_token || ','), 1);
+    + greatest(strpos(',' || (regexp_match(substr(p_cron, length(v_before) + 1) collate "C", E'^\\S+'))[1] || ',', ',' || p_token || ','), 1);
   raise exception using errcode = p_code,
     message = format('cron "%s": %s field "%s" (field %s, character %s): %s', left(p_cron, 200), v_names[p_field], p_token, p_field, v_place, p_why),
     detail = initcap(left(v_allowed[p_field], 1)) || substr(v_allowed[p_field], 2) || '.',
@@ -1340,7 +1340,7 @@ begin
       'Saturday is 6. For a month''s last such weekday run on that weekday and let the task check the date.');
   elsif p_text ~* '^[L$]$' then
     perform pgtick.cron_error('TK014', p_cron, p_field, p_item, 'L is known only in the day-of-month field', 'Name the value.');
-  elsif p_item ~* '^H(\(|/|$)' or p_text ~ '~' then
+  elsif p_item ~* E'^H(\\(|/|$)' or p_text ~ '~' then
     perform pgtick.cron_error('TK014', p_cron, p_field, p_item, 'random times ("H", "~") are not known here', 'Name the time, and set p_jitter to spread the load.');
   elsif p_text ~ '["''`]' then
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), 'There are quotes too many: leave them out of the expression.');
@@ -1380,7 +1380,7 @@ begin
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', p_text), format('Hours are numbers from 0 to 23: here %s.',
       case when p_text ~* 'h$' then substring(p_text from '[0-9]+')::integer
            else substring(p_text from '[0-9]+')::integer % 12 + case when p_text ~* 'pm$' then 12 else 0 end end));
-  elsif p_text ~ '[^\u0001-\u007f]' then
+  elsif p_text ~ E'[^\\u0001-\\u007f]' then
     perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), 'It has a character that is no plain letter or digit, perhaps from a copied text: type it anew.');
   end if;
   perform pgtick.cron_error('TK011', p_cron, p_field, p_item, format('"%s" is not a value here', left(p_text, 40)), 'Allowed are numbers, lists 1,2, ranges 1-5, steps */5 or 10-50/5, and names for months and weekdays.');
@@ -1489,7 +1489,7 @@ begin
     perform pgtick.cron_error('TK010', v_given, null, null, format('%s characters are too many (at most 1000)', length(v_text)), 'Split it into several schedules.');
   end if;
 
-  if left(v_text, 1) = '@' and v_lower !~ '^@every\M' then
+  if left(v_text, 1) = '@' and v_lower !~ E'^@every\\M' then
     v_text := case v_lower when '@hourly' then '0 * * * *' when '@daily' then '0 0 * * *' when '@midnight' then '0 0 * * *'
       when '@weekly' then '0 0 * * 0' when '@monthly' then '0 0 1 * *' when '@yearly' then '0 0 1 1 *' when '@annually' then '0 0 1 1 *' end;
     if v_text is null then
@@ -1503,14 +1503,14 @@ begin
           when '@year' then 'Write @yearly.' when '@annual' then 'Write @annually.' when '@minute' then 'Write * * * * *.'
           else case when v_lower ~ '^@every[0-9]' then format('Put a blank after it: @every %s.', left(substr(v_lower, 7), 40)) else 'Write the five fields.' end end);
     end if;
-  elsif left(v_text, 1) = '@' or v_lower ~ '^[0-9]+\s*(s|sec|secs|second|seconds)$' then
-    v_match := regexp_match(v_lower, '^(?:@every\s+)?(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?$');
+  elsif left(v_text, 1) = '@' or v_lower ~ E'^[0-9]+\\s*(s|sec|secs|second|seconds)$' then
+    v_match := regexp_match(v_lower, E'^(?:@every\\s+)?(?:(\\d{1,9})d)?(?:(\\d{1,9})h)?(?:(\\d{1,9})m)?(?:(\\d{1,9})s)?$');
     if v_match is null or v_match = '{NULL,NULL,NULL,NULL}' or left(v_text, 1) <> '@' then
-      v_match := array[null, null, null, (regexp_match(v_lower, '^(?:@every\s+)?(\d{1,18})\s*(?:sec|second)s?$'))[1]];
+      v_match := array[null, null, null, (regexp_match(v_lower, E'^(?:@every\\s+)?(\\d{1,18})\\s*(?:sec|second)s?$'))[1]];
     end if;
     v_seconds := coalesce(v_match[1]::numeric, 0) * 86400 + coalesce(v_match[2]::numeric, 0) * 3600 + coalesce(v_match[3]::numeric, 0) * 60 + coalesce(v_match[4]::numeric, 0);
     if v_match = '{NULL,NULL,NULL,NULL}' then
-      perform pgtick.cron_error('TK015', v_given, null, null, format('"%s" is not an interval', left(regexp_replace(v_text, '^@every\s*', '', 'i'), 40)),
+      perform pgtick.cron_error('TK015', v_given, null, null, format('"%s" is not an interval', left(regexp_replace(v_text, E'^@every\\s*', '', 'i'), 40)),
         'Write whole numbers with d, h, m, s, largest first: @every 90s, @every 1h30m; or 90 seconds.');
     elsif v_seconds not between 1 and 31622400 then
       perform pgtick.cron_error('TK015', v_given, null, null, format('an interval of %s seconds is out of range 1-31622400 (366 days)', v_seconds), 'Use five fields for anything rarer than once a year.');
@@ -1519,34 +1519,34 @@ begin
     return v_cron;
   end if;
 
-  v_words := regexp_split_to_array(v_text, '\s+');
+  v_words := regexp_split_to_array(v_text, E'\\s+');
   if cardinality(v_words) <> 5 then
     perform pgtick.cron_error('TK010', v_given, null, null,
-      case when v_lower ~ '^(cron_)?tz=' or v_lower ~ '\s([a-z_]+/[a-z_/-]+|utc|gmt)$' and cardinality(v_words) = 6 then 'a time zone does not belong into the expression'
-           when v_lower ~ '^(cron|rate)\(' then 'this is AWS syntax'
+      case when v_lower ~ '^(cron_)?tz=' or v_lower ~ E'\\s([a-z_]+/[a-z_/-]+|utc|gmt)$' and cardinality(v_words) = 6 then 'a time zone does not belong into the expression'
+           when v_lower ~ E'^(cron|rate)\\(' then 'this is AWS syntax'
            when v_lower ~ '^(r[0-9]*/)?p(t|[0-9])' then 'this is an ISO 8601 duration'
            else format('%s field%s, but five are needed: minute hour day-of-month month weekday', cardinality(v_words), case when cardinality(v_words) = 1 then '' else 's' end) end,
-      case when v_lower ~ '^(cron_)?tz=' or v_lower ~ '\s([a-z_]+/[a-z_/-]+|utc|gmt)$' and cardinality(v_words) = 6 then 'Give it as p_time_zone.'
-           when v_lower ~ '^[0-9]+\s*(m|min|mins|minute|minutes)$' then format('Write @every %sm.', substring(v_lower from '\d+'))
-           when v_lower ~ '^[0-9]+\s*(h|hour|hours)$' then format('Write @every %sh.', substring(v_lower from '\d+'))
-           when v_lower ~ '^every\s+[0-9]+\s*min' then format('Write */%s * * * *.', substring(v_lower from '\d+'))
-           when v_lower ~ '^[0-9]+\s*(d|day|days)$' then format('Write @every %sd.', substring(v_lower from '\d+'))
+      case when v_lower ~ '^(cron_)?tz=' or v_lower ~ E'\\s([a-z_]+/[a-z_/-]+|utc|gmt)$' and cardinality(v_words) = 6 then 'Give it as p_time_zone.'
+           when v_lower ~ E'^[0-9]+\\s*(m|min|mins|minute|minutes)$' then format('Write @every %sm.', substring(v_lower from E'\\d+'))
+           when v_lower ~ E'^[0-9]+\\s*(h|hour|hours)$' then format('Write @every %sh.', substring(v_lower from E'\\d+'))
+           when v_lower ~ E'^every\\s+[0-9]+\\s*min' then format('Write */%s * * * *.', substring(v_lower from E'\\d+'))
+           when v_lower ~ E'^[0-9]+\\s*(d|day|days)$' then format('Write @every %sd.', substring(v_lower from E'\\d+'))
            when v_lower ~ '^([0-9]+[dhms]){2,}$' then format('Write @every %s.', left(v_lower, 40))
-           when v_lower ~ '^every\s+[0-9]+\s*h' then format('Write 0 */%s * * *.', substring(v_lower from '\d+'))
-           when v_lower ~ '^every\s*hour' then 'Write @hourly.'
-           when v_lower ~ '^every\s*day$' then 'Write @daily.'
-           when v_lower ~ '^every\s*min' then 'Write * * * * *.'
-           when v_lower ~ '^every\s' then 'Words are not known: write for example 0 9 * * MON-FRI, or @every 2h.'
+           when v_lower ~ E'^every\\s+[0-9]+\\s*h' then format('Write 0 */%s * * *.', substring(v_lower from E'\\d+'))
+           when v_lower ~ E'^every\\s*hour' then 'Write @hourly.'
+           when v_lower ~ E'^every\\s*day$' then 'Write @daily.'
+           when v_lower ~ E'^every\\s*min' then 'Write * * * * *.'
+           when v_lower ~ E'^every\\s' then 'Words are not known: write for example 0 9 * * MON-FRI, or @every 2h.'
            when v_lower ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}' then 'For one moment alone enqueue a job: pgtick.enqueue(…, p_run_at => …).'
            when v_lower in ('hourly', 'daily', 'weekly', 'monthly', 'yearly', 'annually', 'midnight') then format('Write @%s.', v_lower)
-           when v_lower ~ '^(cron|rate)\(' then 'Write five fields without year and parentheses, or @every 5m.'
+           when v_lower ~ E'^(cron|rate)\\(' then 'Write five fields without year and parentheses, or @every 5m.'
            when v_lower ~ '^(r[0-9]*/)?p(t|[0-9])' then 'Write it as @every 1h30m.'
            when v_lower ~ '^[0-9]{1,2}:[0-9]{2}$' then format('Every day at that time is %s %s * * *.', split_part(v_lower, ':', 2)::integer, split_part(v_lower, ':', 1)::integer)
-           when v_lower ~ '^[0-9]{1,2}(am|pm)$' then format('Every day at that hour is 0 %s * * *.', substring(v_lower from '\d+')::integer % 12 + case when v_lower ~ 'pm$' then 12 else 0 end)
-           when v_text ~ '\s#' then 'A comment is not part of the expression: leave it out.'
-           when cardinality(v_words) > 5 and v_lower ~ '^([0-9*?/,-]+\s+){3}[0-9a-z*?/,-]+\s+[0-9a-z*?#/,-]+\s+[./]?[a-z]{2,}' and v_words[6] !~* '^(mon|tue|wed|thu|fri|sat|sun)' then 'The command is not part of the expression: give the task as p_task.'
-           when v_text ~ '(^|[,/-])\s+[,/-]|[,/-]\s|\s[,/-]' then 'Put no spaces inside a field.'
-           when v_text ~ '[\u00a0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u3000\ufeff]' then 'It has blanks that are not plain ones, perhaps from a copied text: type it anew.'
+           when v_lower ~ '^[0-9]{1,2}(am|pm)$' then format('Every day at that hour is 0 %s * * *.', substring(v_lower from E'\\d+')::integer % 12 + case when v_lower ~ 'pm$' then 12 else 0 end)
+           when v_text ~ E'\\s#' then 'A comment is not part of the expression: leave it out.'
+           when cardinality(v_words) > 5 and v_lower ~ E'^([0-9*?/,-]+\\s+){3}[0-9a-z*?/,-]+\\s+[0-9a-z*?#/,-]+\\s+[./]?[a-z]{2,}' and v_words[6] !~* '^(mon|tue|wed|thu|fri|sat|sun)' then 'The command is not part of the expression: give the task as p_task.'
+           when v_text ~ E'(^|[,/-])\\s+[,/-]|[,/-]\\s|\\s[,/-]' then 'Put no spaces inside a field.'
+           when v_text ~ E'[\\u00a0\\u1680\\u2000-\\u200b\\u2028\\u2029\\u202f\\u205f\\u3000\\ufeff]' then 'It has blanks that are not plain ones, perhaps from a copied text: type it anew.'
            when cardinality(v_words) = 6 and v_words[6] ~ '^[12][0-9]{3}' then 'There is no field for the year: leave it out, and set p_ends_at.'
            when cardinality(v_words) = 6 and v_words[1] ~ '^0+$' then format('The first field seems to be seconds: write %s.', replace(array_to_string(v_words[2:6], ' '), '?', '*'))
            when cardinality(v_words) = 6 then 'There is no field for seconds: leave it out, or write @every 30s.'
@@ -2223,7 +2223,7 @@ set search_path = ''
 as $$
 begin
   return case when p_seconds = 86400 then 'every day at 00:00 UTC'
-    else 'every ' || regexp_replace(pgtick.describe_span(p_seconds), '^1 (second|minute|hour)$', '\1')
+    else 'every ' || regexp_replace(pgtick.describe_span(p_seconds), '^1 (second|minute|hour)$', E'\\1')
       || case when 86400 % p_seconds <> 0 then ', counted from 1970-01-01 00:00 UTC' || case when p_seconds % 604800 = 0 then ', a Thursday' else '' end
               when 3600 % p_seconds <> 0 then ', counted from 00:00 UTC' else '' end end;
 end
@@ -2456,7 +2456,7 @@ declare
   v_rest integer;
 begin
   foreach v_item in array string_to_array(p_text, ',') loop
-    v_parts := regexp_match(v_item, '^(?:\*|(\w+)-(\w+))/(\d+)$');
+    v_parts := regexp_match(v_item, E'^(?:\\*|(\\w+)-(\\w+))/(\\d+)$');
     continue when v_parts is null;
     v_step := v_parts[3];
     v_from := case when v_parts[1] is null then v_low else pgtick.cron_number(p_cron, p_field, v_item, v_parts[1]) end;
@@ -2708,7 +2708,7 @@ as $$
 declare
   v_parsed constant pgtick.cron := pgtick.parse_cron(p_cron);
   v_cron constant text := btrim(p_cron, E' \t\n\r\f\v');
-  v_words constant text[] := regexp_split_to_array(v_cron, '\s+');
+  v_words constant text[] := regexp_split_to_array(v_cron, E'\\s+');
   v_now constant timestamptz := pgtick.now();
 begin
   perform pgtick.check_time_zone(p_time_zone);
@@ -3563,8 +3563,8 @@ declare
 begin
   return case
     when v_application like 'pgtick%' then 'runner'
-    when v_application like 'pg\_cron%' then 'pg_cron'
-    when exists (select from pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) as a where a.backend_type like 'pg\_cron%') then 'pg_cron'
+    when v_application like E'pg\\_cron%' then 'pg_cron'
+    when exists (select from pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) as a where a.backend_type like E'pg\\_cron%') then 'pg_cron'
     else 'other' end;
 end
 $$;
@@ -13453,7 +13453,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := '83401a795b2277bff51c830b363af0cd88fc6d95ba801cbd6bd9be69f45faf7b';
+  v_hash constant text := '186b038670775d9680f07d02bc7c7e139987195a1f9db01ea25a81011117a23f';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
