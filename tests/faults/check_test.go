@@ -143,6 +143,7 @@ func TestCheck_NoticesWhatIsLostDoubledOrUnaccounted(t *testing.T) {
 	w.fleet(1)
 	w.ready()
 	w.goOn(2 * len(kinds))
+	w.becomes(`select exists (select from pgtick.slots as s where s.slot < pgtick.now() - interval '1 second')`) // one that can be taken away below
 	w.quiet()
 	before := w.examine("none", 0)
 	require.Equal(t, row{fault: "none", jobs: before.jobs}, before)
