@@ -137,9 +137,10 @@ func TestWork_ClaimsAheadOfASlowJob_GoToAnIdleRunner(t *testing.T) {
 	do(t, db, `select pgtick.enqueue_many('test.sleep', array_fill('{"ms": 0}'::jsonb, array[3000]))`)
 	do(t, db, `select pgtick.enqueue_many('test.sleep', array_fill('{"ms": 600000}'::jsonb, array[50]), p_timeout => '1 hour')`)
 	work(t, db, "--name=busy", "--workers=1")
-	becomes(t, db, 3000, `select count(*) from pgtick.jobs where state = 'done'`)
+	// On a busy machine it gives back some quick ones, too, which slow ones may then overtake.
+	becomes(t, db, true, `select exists (select from pgtick.live_jobs as j where j.runner_id is not null and j.args ->> 'ms' = '600000')`)
 	work(t, db, "--name=idle", "--workers=49")
-	becomes(t, db, 49, `select count(*) from pgtick.live_jobs as j join pgtick.runners as r on r.id = j.runner_id where r.name = 'idle'`)
+	becomes(t, db, 49, `select count(*) from pgtick.live_jobs as j join pgtick.runners as r on r.id = j.runner_id where r.name = 'idle' and j.args ->> 'ms' = '600000'`)
 	require.Equal(t, 50, ask[int](t, db, `select sum(attempt) from pgtick.live_jobs`), "what was given back was no attempt")
 }
 
