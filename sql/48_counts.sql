@@ -5,10 +5,10 @@ returns integer[]
 language sql immutable parallel safe
 set search_path = ''
 as $$
-  select coalesce(array_agg(coalesce(b.one, 0) + coalesce(b.other, 0) order by b.place), '{}')
+  select coalesce(array_agg(least(coalesce(b.one, 0)::bigint + coalesce(b.other, 0), 2147483647)::integer order by b.place), '{}')
   from unnest(p_one, p_other) with ordinality as b(one, other, place)
 $$;
-comment on function pgtick.add_counts(integer[], integer[]) is 'Add up two lists of numbers, place by place.';
+comment on function pgtick.add_counts(integer[], integer[]) is 'Add up two lists of numbers, place by place. A sum stops at the largest integer: one that raised would refuse the reports of all runners until its stretch of time is over.';
 
 create or replace function pgtick.refuse_counts(p_field text, p_counts integer[], p_attempts bigint)
 returns void

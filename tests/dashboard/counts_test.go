@@ -175,6 +175,16 @@ func TestCounts_OfWrongValues_AreRefused_WithTheField(t *testing.T) {
 	require.Equal(t, int64(1), ask[int64](t, db, countedDone+` and c.at between pgtick.now() - interval '11 minutes' and pgtick.now() - interval '10 minutes'`))
 }
 
+// Two hours of a large fleet may count more than fits: the reports of the others must go on.
+func TestCounts_ThatAreMoreThanANumberHolds_StopThere_AndRefuseNobody(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	for range 2 {
+		require.True(t, ask[bool](t, db, `select pgtick.count_attempts($1, 1, 2147483647, p_waited => '{2147483647}', p_ran => '{0,2147483647}')`, runner(t, db)))
+	}
+	require.Equal(t, "4294967294 {2147483647} {0,2147483647}", ask[string](t, db, `select concat_ws(' ', done, waited, ran) from pgtick.attempt_counts where span = '2 hours'`))
+}
+
 // What no chart shows goes: the table stays as small as it is.
 func TestCounts_ThatNoChartShows_AreDroppedByUpkeep(t *testing.T) {
 	t.Parallel()
