@@ -94,14 +94,16 @@ declare
   v_role text;
 begin
   foreach v_role in array '{pgtick_runner,pgtick_reader,pgtick_operator}'::text[] loop
-    if not exists (select from pg_catalog.pg_roles as r where r.rolname = v_role) then
-      execute format('create role %I nologin', v_role);
-    end if;
+    begin   -- a block for each: what befalls one role is no reason to leave out the next, or to undo the one before
+      if not exists (select from pg_catalog.pg_roles as r where r.rolname = v_role) then
+        execute format('create role %I nologin', v_role);
+      end if;
+    exception
+      when duplicate_object or unique_violation then null;   -- another database's migrate was faster
+      when insufficient_privilege then
+        raise notice 'pgtick: role % is missing and % may not create roles; as one who may: create role % nologin', v_role, current_user, v_role;
+    end;
   end loop;
-exception
-  when duplicate_object or unique_violation then null;   -- another database's migrate was faster
-  when insufficient_privilege then
-    raise notice 'pgtick: role % is missing and % may not create roles; as one who may: create role % nologin', v_role, current_user, v_role;
 end
 $$;
 

@@ -293,6 +293,36 @@ func TestUp_AsAnOwnerWhoIsNoSuperuser_Works(t *testing.T) {
 	}
 }
 
+// Roles belong to the whole server: while one database's migrate makes them, another one's has to wait for it, and then goes on with those that it made
+// and those that nobody has made.
+func TestUp_WhileAnotherDatabaseMakesARole_HasThemAll(t *testing.T) {
+	t.Parallel()
+	own := pgtest.BareServer(t)
+	other, watch := newConn(t, own.URL("postgres")), newConn(t, own.URL("postgres"))
+	_, err := watch.Exec(t.Context(), "create database app")
+	require.NoError(t, err)
+	_, err = other.Exec(t.Context(), "begin; create role pgtick_reader nologin")
+	require.NoError(t, err)
+	cfg, done := config(t, own.URL("app")), make(chan error, 1)
+	go func() {
+		_, err := migrations.Up(context.Background(), cfg, migrations.Options{})
+		done <- err
+	}()
+	require.Eventually(t, func() bool {
+		var waits bool
+		return watch.QueryRow(t.Context(), "select exists (select from pg_stat_activity where datname = 'app' and wait_event_type = 'Lock')").Scan(&waits) == nil && waits
+	}, time.Minute, 10*time.Millisecond, "it does not wait for the role")
+	_, err = other.Exec(t.Context(), "commit")
+	require.NoError(t, err)
+	require.NoError(t, <-done)
+	app := newConn(t, own.URL("app"))
+	var may string
+	require.NoError(t, app.QueryRow(t.Context(), `select concat_ws(' ', has_function_privilege('pgtick_runner', 'pgtick.leave(bigint)', 'execute'),
+		has_table_privilege('pgtick_reader', 'pgtick.jobs', 'select'), has_function_privilege('pgtick_operator', 'pgtick.retry(bigint)', 'execute'),
+		(select string_agg(p.polname::text, ' ' order by p.polname) from pg_policy as p where p.polrelid = 'credits.accounts'::regclass))`).Scan(&may))
+	require.Equal(t, "t t t read_pgtick_operator read_pgtick_reader", may)
+}
+
 func TestUp_ThroughAPooler(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"transaction", "statement"} {
