@@ -42,6 +42,8 @@ comment on function pgtick.lanes(text[], text[]) is 'The lanes of these tasks an
 
 -- A job that two dead runners have held is a suspect, and a runner takes one at a time, with its row locked and the job written on it:
 -- when that runner dies too, it is known which job to blame, and the hundreds beside it are not.
+-- "is true", here and wherever suspects are looked for: go through the suspects, of which there are hardly ever any. By the index alone it would be
+-- a look-up for each task in each queue, sixty thousand of them in each claim of a runner with ten thousand queues.
 create or replace function pgtick.claim_suspect(p_runner_id bigint, p_queues text[], p_tasks text[], p_now timestamptz)
 returns tid
 language plpgsql volatile parallel unsafe
@@ -60,7 +62,7 @@ begin
   for v_try in 1 .. 20 loop   -- the first one whose limits, if it has any, have room
     select j.id, j.ctid as place, j.task, j.limit_key into v_job
     from pgtick.live_jobs as j
-    where j.losses >= 2 and j.runner_id is null and j.run_at <= p_now and j.task = any (p_tasks) and j.queue = any (p_queues) and j.id <> all (v_full)
+    where j.losses >= 2 and j.runner_id is null and j.run_at <= p_now and (j.task = any (p_tasks)) is true and (j.queue = any (p_queues)) is true and j.id <> all (v_full)
     order by j.run_at, j.id
     limit 1
     for update skip locked;
@@ -144,7 +146,7 @@ begin
   end if;
   v_suspects := exists (
     select from pgtick.live_jobs as j
-    where j.losses >= 2 and j.runner_id is null and j.run_at <= v_now and j.task = any (p_tasks) and j.queue = any (v_queues));
+    where j.losses >= 2 and j.runner_id is null and j.run_at <= v_now and (j.task = any (p_tasks)) is true and (j.queue = any (v_queues)) is true);
   if p_lane_tasks is null then
     select array_agg(l.task), array_agg(l.queue), array_agg(l.priority), array_agg(first.run_at), array_agg(first.id)
     into v_tasks, v_lane_queues, v_priorities, v_run_at, v_id
@@ -160,7 +162,7 @@ begin
     select array_agg(l.task), array_agg(l.queue), array_agg(l.priority), array_agg(l.run_at), array_agg(l.id)
     into v_tasks, v_lane_queues, v_priorities, v_run_at, v_id
     from unnest(p_lane_tasks, p_lane_queues, p_lane_priorities, p_from_run_at, p_from_id) as l(task, queue, priority, run_at, id)
-    where l.queue = any (v_queues) and l.task <> all (v_limited);
+    where l.task <> all (v_limited) and not exists (select from pgtick.paused_queues as p where p.queue = l.queue);   -- (to look each up among ten thousand queues would take longer than all else)
   end if;
   v_lanes := coalesce(cardinality(v_tasks), 0);
 
@@ -266,7 +268,7 @@ begin
 end
 $$;
 comment on function pgtick.claim_lanes(bigint, text[], text[], integer, text[], text[], integer[], timestamptz[], bigint[]) is
-  'As pgtick.claim, but only in the lanes that are named, each from the given run_at and id on; null lanes = all, from the beginning. A job before that (of a transaction that was slow to commit) is found by a claim without lanes, so make one at least every poll interval. Raises TK002 and TK003.';
+  'As pgtick.claim, but only in the lanes that are named, each from the given run_at and id on, whatever p_queues says; null lanes = all of p_queues, from the beginning. A job before that (of a transaction that was slow to commit) is found by a claim without lanes, so make one at least every poll interval. Raises TK002 and TK003.';
 
 create or replace function pgtick.claim(p_runner_id bigint, p_queues text[], p_tasks text[], p_n integer)
 returns table (id bigint, fence bigint, task text, queue text, priority smallint, attempt integer, max_attempts integer, args jsonb,
@@ -281,6 +283,47 @@ end
 $$;
 comment on function pgtick.claim(bigint, text[], text[], integer) is
   'Give up to p_n (1 to 10,000) ready jobs of these queues and tasks to the runner, under one new fence, lower priority numbers first; but a tenth is shared out among all queues, tasks and priorities that have any. Jobs of paused queues are left. One call at a time for a runner. Raises TK002 (unknown, left or dead runner) and TK003 (its lease has run out: heartbeat first).';
+
+-- For a runner of thousands of queues that all have jobs. A claim from the beginning looks at every lane, to be fair to all, and takes as many jobs
+-- as there is room for, some twenty: so the runner asks for the lanes once, and claims in a hundred of them at a time (see claim_lanes).
+-- Half of them by priority, in between the others whatever their priority, so that none starves; those of one priority in a new order each time,
+-- so that two runners do not go for the same ones.
+create or replace function pgtick.due_lanes(p_queues text[], p_tasks text[], p_n integer)
+returns table (task text, queue text, priority smallint, run_at timestamptz, id bigint)
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_now constant timestamptz := pgtick.now();
+begin
+  if (p_n between 1 and 10000) is not true then perform pgtick.invalid('n', p_n::text, 'it goes from 1 to 10000'); end if;
+  return query
+  select x.task, x.queue, x.priority, x.run_at, x.id
+  from (
+    select due.*, row_number() over (order by due.priority, due.turn) as by_priority, row_number() over (order by due.turn) as by_turn
+    from (
+      select l.task, l.queue, l.priority, first.run_at, first.id, random() as turn
+      from pgtick.lanes(
+        array(select t.task from unnest(p_tasks) as t(task) where not exists (select from pgtick.limit_defs as d where d.task = t.task and d.max_running is not null)),
+        array(select q.queue from unnest(p_queues) as q(queue) where not exists (select from pgtick.paused_queues as p where p.queue = q.queue))) as l
+      cross join lateral (
+        select j.run_at, j.id
+        from pgtick.live_jobs as j
+        where j.task = l.task and j.queue = l.queue and j.priority = l.priority and (j.run_at, j.id + 0) >= (l.run_at, l.id)
+          and j.run_at <= v_now and j.runner_id is null and j.losses < 2
+        order by j.run_at, j.id + 0
+        limit 1) as first) as due) as x
+  order by least(2 * x.by_priority, 2 * x.by_turn + 1)
+  limit p_n;
+end
+$$;
+comment on function pgtick.due_lanes(text[], text[], integer) is
+  'Up to p_n (1 to 10,000) lanes of these queues and tasks in which a job is due, each with its first such job, for claim_lanes; those in which a claim should look first come first. Without paused queues, and without tasks that may run only so many at a time. Raises TK000.';
 
 -- A lane's first waiting row is its earliest; blocked jobs have infinity. A suspect counts for who holds none. But whoever cannot have it all the same,
 -- since a limit by key is full, would look again and again: one that has been due for more than a second is left to the poll.
@@ -316,7 +359,7 @@ begin
       limit 1) as first),
     (select min(s.run_at)
     from pgtick.live_jobs as s
-    where s.losses >= 2 and s.task = any (v_tasks) and s.queue = any (v_queues) and s.runner_id is null
+    where s.losses >= 2 and (s.task = any (v_tasks)) is true and (s.queue = any (v_queues)) is true and s.runner_id is null
       and s.run_at > v_now - interval '1 second' and s.run_at < 'infinity'
       and not exists (select from pgtick.live_jobs as h where h.id = v_suspect_job_id and h.runner_id = p_runner_id)));
 end

@@ -23,6 +23,7 @@ select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.register(text, text[], text[], interval, text, integer)',
   'function pgtick.claim(bigint, text[], text[], integer)',
   'function pgtick.claim_lanes(bigint, text[], text[], integer, text[], text[], integer[], timestamptz[], bigint[])',
+  'function pgtick.due_lanes(text[], text[], integer)',
   'function pgtick.reconcile(bigint, bigint[], bigint[])',
   'function pgtick.finish(bigint, bigint[], bigint[], text[], jsonb[], jsonb[], timestamptz[])',
   'function pgtick.check_claim(bigint, bigint)',

@@ -17,17 +17,28 @@ import (
 //	  ^──────── jobs ───────────────┴──────────────────────────────────────┘
 //
 // While it settles it looks again and again, at growing distances, until every transaction that may not have seen it sleep has ended.
+//
+// Who wakes up for a job or two does not say so: as long as the announcement stands, whatever comes is notified, and going back to sleep takes
+// no more than a look at what is due next. Only who has been busy for a moment says that he is awake, so that producers need not notify in vain.
 type idle struct {
 	look     bool      // at once
 	nextLook time.Time // otherwise
 	state    sleepState
-	number   string        // to settle on
+	number   string        // of the announcement that stands, to settle on
+	settled  bool          // it has
+	woke     time.Time     // when
 	pause    time.Duration // between two looks while settling
 	until    time.Time     // when to look although nobody has called
 	armed    time.Time     // until when it is announced that the runner sleeps
 	next     time.Time     // when the next job is due that was there when last asked; whatever comes before that is notified
 	locked   time.Duration // how long to wait for a job that is due and was not to be had
 }
+
+// How long a runner is busy before it says so: it writes a row for each of its queues, and again when it falls asleep.
+const (
+	sayAwakeAfter    = 2 * time.Millisecond
+	sayAwakePerQueue = 100 * time.Microsecond
+)
 
 // usualLook: an empty claim takes less, unless much is in its way. Then who settles waits so many times as long as it took longer.
 const (
@@ -121,13 +132,19 @@ func (c *control) giveBackStuck(now time.Time) {
 // claim looks for jobs where that is due, and goes a step further to sleep where there are none.
 func (c *control) claim(ctx context.Context) error {
 	now := time.Now()
-	if !c.wantsMore(now) || c.idle.lookAt(now).After(now) {
-		return nil
-	}
 	ctx, end := c.call(ctx)
 	defer end()
+	if !c.wantsMore(now) {
+		return c.sayAwake(ctx)
+	}
+	if c.idle.lookAt(now).After(now) {
+		return nil
+	}
 	if c.idle.state == settling {
 		return c.settle(ctx)
+	}
+	if err := c.learnLanes(ctx); err != nil {
+		return err
 	}
 	called := c.idle.look
 	byPoll := c.idle.state == asleep && !called && !now.Before(c.idle.until)
@@ -140,6 +157,8 @@ func (c *control) claim(ctx context.Context) error {
 			c.e.opt.Observer.FoundByPoll(got)
 		}
 		return c.wakeUp(ctx)
+	case c.idle.state == awake && c.marks.onward:
+		return nil
 	case c.idle.state == asleep && now.Before(c.idle.until):
 		return c.sleepOn(ctx, called) // woken for another's job, or too early
 	case c.idle.state == asleep && now.Add(c.e.opt.Poll).Before(c.idle.armed):
@@ -148,6 +167,19 @@ func (c *control) claim(ctx context.Context) error {
 	default:
 		return c.fallAsleep(ctx)
 	}
+}
+
+// learnLanes asks for lanes with jobs when those that are known have none left, and there are more.
+func (c *control) learnLanes(ctx context.Context) error {
+	if !c.marks.unknown {
+		return nil
+	}
+	lanes, err := jobs.DueLanes(ctx, c.conn, c.e.opt.Queues, c.e.tasks, lanesAsked)
+	if err != nil {
+		return err
+	}
+	c.marks.learn(lanes)
+	return nil
 }
 
 // want is what the next claim shall ask for. Who goes to sleep has to be sure that there is nothing, so looks without bounds; and so does a poll,
@@ -224,41 +256,65 @@ func (c *control) exchange(ctx context.Context, batch []report) (again []report,
 	}
 	again = c.settleReports(batch, refused)
 	c.given(ctx, claims, want, began)
-	if len(claims) == 0 && want.From == nil {
+	switch {
+	case len(claims) > 0:
+		return again, c.wakeUp(ctx)
+	case want.From == nil:
 		return again, c.fallAsleep(ctx)
+	default:
+		return again, nil
 	}
-	return again, nil
 }
 
 // mayExchange: a claim is due as well, and no step of falling asleep.
 func (c *control) mayExchange(now time.Time) bool {
-	return !c.stopping && c.idle.state == awake && !c.idle.lookAt(now).After(now) && c.wantsMore(now) && now.After(c.apartUntil) && len(c.reconcileAt) == 0
+	return !c.stopping && c.idle.state == awake && !c.marks.unknown && !c.idle.lookAt(now).After(now) && c.wantsMore(now) && now.After(c.apartUntil) && len(c.reconcileAt) == 0
 }
 
-// wakeUp: there is work, so nobody need notify this runner.
+// wakeUp: there is work.
 func (c *control) wakeUp(ctx context.Context) error {
-	announced := c.idle.state != awake && c.idle.number != ""
-	c.idle = idle{look: true}
-	if announced {
-		return jobs.Awake(ctx, c.conn, c.runner)
+	was := c.idle
+	c.idle = idle{look: true, number: was.number, settled: was.settled, armed: was.armed, woke: was.woke}
+	if was.state != awake {
+		c.idle.settled, c.idle.woke = was.state == asleep, time.Now()
 	}
-	return nil
+	return c.sayAwake(ctx)
 }
 
-// fallAsleep announces that the runner sleeps, for long enough that it need not say so at each poll; where no notification reaches it, it
-// says nothing, and polls.
+// sayAwake ends the announcement of a runner that has been busy for a moment: nobody need notify it.
+func (c *control) sayAwake(ctx context.Context) error {
+	if c.idle.state != awake || c.idle.number == "" || time.Since(c.idle.woke) < max(sayAwakeAfter, time.Duration(len(c.e.opt.Queues))*sayAwakePerQueue) {
+		return nil
+	}
+	c.idle.number = ""
+	return jobs.Awake(ctx, c.conn, c.runner)
+}
+
+// fallAsleep announces that the runner sleeps, for long enough that it need not say so at each poll, nor when the announcement still stands. Where
+// no notification reaches it, it says nothing, and polls.
 func (c *control) fallAsleep(ctx context.Context) error {
-	now, lasts := time.Now(), max(c.e.opt.Poll, armFor)
+	was, now := c.idle, time.Now()
 	c.idle = idle{state: asleep, until: now.Add(c.e.opt.Poll)}
 	if !c.wakes() {
 		return c.sleepOn(ctx, true)
 	}
-	c.idle.armed = now.Add(lasts)
-	number, err := jobs.Sleep(ctx, c.conn, c.runner, lasts)
-	if err != nil {
-		return err
+	if was.number != "" && now.Add(c.e.opt.Poll/2).Before(was.armed) {
+		c.idle.number, c.idle.armed = was.number, was.armed
+		if was.armed.Before(c.idle.until) {
+			c.idle.until = was.armed
+		}
+		if was.settled {
+			return c.sleepOn(ctx, true)
+		}
+	} else {
+		lasts := max(c.e.opt.Poll, armFor)
+		number, err := jobs.Sleep(ctx, c.conn, c.runner, lasts)
+		if err != nil {
+			return err
+		}
+		c.idle.number, c.idle.armed = number, now.Add(lasts)
 	}
-	c.idle.state, c.idle.number, c.idle.look, c.idle.pause = settling, number, true, time.Millisecond
+	c.idle.state, c.idle.look, c.idle.pause = settling, true, time.Millisecond
 	return nil
 }
 

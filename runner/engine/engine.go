@@ -95,9 +95,10 @@ func (o Options) withDefaults() Options {
 
 // Engine runs jobs until its context ends. Make it with New; Run it once.
 type Engine struct {
-	opt   Options
-	tasks []string
-	log   *logrus.Entry
+	opt    Options
+	tasks  []string
+	queues map[string]bool
+	log    *logrus.Entry
 
 	backlog *backlog // claimed, for the workers
 	ends    *ends    // for the control loop
@@ -127,9 +128,14 @@ func New(opt Options) (*Engine, error) {
 	case opt.Workers < 1 || opt.Workers > 10000:
 		return nil, errors.New("engine: Workers goes from 1 to 10000")
 	}
+	queues := make(map[string]bool, len(opt.Queues))
+	for _, queue := range opt.Queues {
+		queues[queue] = true
+	}
 	return &Engine{
 		opt:     opt,
 		tasks:   opt.Registry.Names(),
+		queues:  queues,
 		log:     logrus.NewEntry(opt.Log).WithField("runner", opt.Name),
 		backlog: newBacklog(),
 		ends:    newEnds(),

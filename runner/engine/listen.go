@@ -110,10 +110,8 @@ func hears(signal chan struct{}) pgxlisten.HandlerFunc {
 }
 
 func (e *Engine) heardJobs(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
-	for _, queue := range e.opt.Queues {
-		if queue == n.Payload {
-			raise(e.signals.look)
-		}
+	if e.queues[n.Payload] {
+		raise(e.signals.look)
 	}
 	return nil
 }

@@ -120,3 +120,66 @@ func TestWatermarks_JobsThatCameBeforeTheirTurn_SetTheBoundOnlyWhereTheyCameAlon
 	w.note(false, 4, early, start, 10*time.Millisecond)
 	require.EqualValues(t, 8, boundOf(t, &w, "a"))
 }
+
+// lanesOf are lanes of one task with a due job each.
+func lanesOf(first, n int) []jobs.Bound {
+	lanes := make([]jobs.Bound, n)
+	for i := range lanes {
+		lanes[i] = jobs.Bound{Task: "a", Queue: fmt.Sprint("q", first+i), Priority: 5, RunAt: start, ID: 1}
+	}
+	return lanes
+}
+
+func TestWatermarks_WhenTheLanesOfARescanThatWasCutShortAreEmpty_TheOthersAreAskedFor_AndLookedAtAHundredAtATime(t *testing.T) {
+	t.Parallel()
+	w := watermarks{usual: time.Millisecond}
+	w.note(true, 4, append(given("a", 1, 2), given("b", 3, 4)...), start, 100*time.Millisecond)
+	require.False(t, w.unknown, "those that are known come first")
+	w.note(false, 4, given("a", 5, 6, 7), start, time.Millisecond)
+	require.False(t, w.unknown, "a claim may give some fewer than it was asked for")
+	w.note(false, 4, given("a", 8), start, time.Millisecond)
+	require.True(t, w.unknown)
+	require.True(t, w.onward)
+	w.learn(lanesOf(0, 150))
+	require.False(t, w.unknown)
+	require.ElementsMatch(t, lanesOf(0, 100), w.from(start, poll))
+	w.note(false, 4, nil, start, time.Millisecond)
+	require.True(t, w.onward)
+	require.ElementsMatch(t, lanesOf(100, 50), w.from(start, poll))
+	w.note(false, 4, given("a", 9), start, time.Millisecond)
+	require.True(t, w.unknown, "there may be new ones meanwhile")
+	w.learn(nil)
+	require.Len(t, w.from(start, poll), 51, "what is known is kept")
+	w.note(false, 4, nil, start, time.Millisecond)
+	require.False(t, w.unknown || w.onward, "until the next rescan that is cut short")
+}
+
+func TestWatermarks_WhatOthersHold_IsNotAskedForAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	w := watermarks{usual: time.Millisecond}
+	w.note(true, 4, append(given("a", 1, 2), given("b", 3, 4)...), start, 100*time.Millisecond)
+	w.note(false, 4, nil, start, time.Millisecond)
+	w.learn(lanesOf(0, 3))
+	w.note(false, 4, nil, start, time.Millisecond)
+	require.False(t, w.unknown || w.onward)
+}
+
+func TestWatermarks_OneLane_IsNoReasonToAskForOthers(t *testing.T) {
+	t.Parallel()
+	w := watermarks{usual: time.Millisecond}
+	ten := given("a", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+	w.note(true, len(ten), ten, start, 100*time.Millisecond)
+	w.note(false, len(ten), nil, start, time.Millisecond)
+	require.False(t, w.unknown, "of ten jobs some would have been another lane's")
+}
+
+func TestWatermarks_ARescanThatSawAll_ForgetsTheOthers(t *testing.T) {
+	t.Parallel()
+	w := watermarks{usual: time.Millisecond}
+	w.note(true, 4, append(given("a", 1, 2), given("b", 3, 4)...), start, 100*time.Millisecond)
+	w.note(false, 4, nil, start, time.Millisecond)
+	w.learn(lanesOf(0, 300))
+	w.note(true, 4, nil, start, time.Millisecond)
+	w.note(false, 4, nil, start, time.Millisecond)
+	require.False(t, w.unknown || w.onward)
+}

@@ -88,7 +88,7 @@ func Register(ctx context.Context, db DB, r Runner) (id int64, err error) {
 	return id, failed("register runner "+r.Name, err)
 }
 
-// Bound is a lane and the last job that a claim took from it.
+// Bound is a lane and the job from which on a claim looks in it: the last that was taken, or the first that was seen to be due.
 type Bound struct {
 	Task     string
 	Queue    string
@@ -130,6 +130,16 @@ func TakeClaims(ctx context.Context, db DB, want Wanted) ([]Claim, error) {
 	}
 	claims, err := readClaims(rows, want.N)
 	return claims, failed("claim", err)
+}
+
+// DueLanes are up to n lanes in which a job is due, those first in which a claim should look first.
+func DueLanes(ctx context.Context, db DB, queues, names []string, n int) ([]Bound, error) {
+	rows, err := db.Query(ctx, `select task, queue, priority, run_at, id from pgtick.due_lanes($1::text[], $2::text[], $3::int)`, queues, names, n)
+	if err != nil {
+		return nil, failed("look for queues with jobs", err)
+	}
+	lanes, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Bound])
+	return lanes, failed("look for queues with jobs", err)
 }
 
 // FinishAndClaim does both in one round trip and one transaction: one flush of the log instead of two.

@@ -212,8 +212,8 @@ func TestClaimLanes_SeveralLanes_EachFromItsOwnBound_ByPriority(t *testing.T) {
 	last, first := fill(t, db, "echo", "default", 8, 3), fill(t, db, "mail", "other", 1, 3)
 	foreign := fill(t, db, "echo", "foreign", 0, 1)
 	r := register(t, db, "r", "echo", "mail")
-	require.Equal(t, []int64{first[1], first[2], last[2]}, all[int64](t, db.Pool, claimLanes+`'{echo,mail,echo}', '{default,other,foreign}', '{8,1,0}',
-		array[$2::timestamptz, $2, $2], array[$3::bigint, $4, $5])`, r.id, waitingFrom(t, db, last[0]), last[2], first[1], foreign[0]), "a queue that was not asked for is left out")
+	require.Equal(t, []int64{foreign[0], first[1], first[2], last[2]}, all[int64](t, db.Pool, claimLanes+`'{echo,mail,echo}', '{default,other,foreign}', '{8,1,0}',
+		array[$2::timestamptz, $2, $2], array[$3::bigint, $4, $5])`, r.id, waitingFrom(t, db, last[0]), last[2], first[1], foreign[0]), "a lane that is named counts, whatever the queues")
 }
 
 func TestClaimLanes_OfAPausedQueue_GiveNothing(t *testing.T) {
@@ -238,4 +238,57 @@ func TestClaimLanes_BadInput_IsRefused(t *testing.T) {
 		"'{echo}', null, null, null, null", "null, '{default}', '{5}', '{-infinity}', '{0}'"} {
 		refused(t, db.Pool, "TK000", claimLanes+lanes+")", r.id)
 	}
+}
+
+const dueLanes = "select task || ' ' || queue || ' ' || priority from pgtick.due_lanes($1, '{echo,mail}', $2)"
+
+func TestDueLanes_AreThoseWithADueJob_ThatAClaimWouldGive(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	first := fill(t, db, "echo", "taken", 5, 2)
+	r := register(t, db, "r", "echo")
+	require.Equal(t, first[:1], all[int64](t, db.Pool, "select id from pgtick.claim($1, '{taken}', '{echo}', 1)", r.id))
+	fill(t, db, "echo", "all taken", 5, 1)
+	require.Len(t, all[int64](t, db.Pool, "select id from pgtick.claim($1, '{all taken}', '{echo}', 1)", r.id), 1)
+	fill(t, db, "echo", "paused", 0, 1)
+	fill(t, db, "other", "taken", 0, 1)
+	fill(t, db, "echo", "foreign", 0, 1)
+	fill(t, db, "mail", "taken", 0, 1) // limited, so found by its own way
+	exec(t, db.Pool, "select pgtick.pause_queue('paused')")
+	exec(t, db.Pool, "select pgtick.set_limit('mail', p_max_running => 1)")
+	exec(t, db.Pool, "select pgtick.enqueue('echo', p_queue => 'later', p_run_at => pgtick.now() + interval '1 second')")
+	queues := []string{"taken", "all taken", "paused", "later", "empty"}
+	require.Equal(t, []string{"echo taken 5"}, all[string](t, db.Pool, dueLanes, queues, 100))
+	require.Equal(t, first[1:], all[int64](t, db.Pool, "select id from pgtick.due_lanes($1, '{echo}', 100)", queues), "its first job that nobody has")
+	pgtest.Advance(t, db, time.Second)
+	require.ElementsMatch(t, []string{"echo taken 5", "echo later 5"}, all[string](t, db.Pool, dueLanes, queues, 100))
+}
+
+func TestDueLanes_GiveEverySecondByPriority_AndTheOthersWhateverItIs(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	exec(t, db.Pool, "select count(pgtick.enqueue('echo', p_queue => 'm' || n, p_priority => case when n <= 100 then 0 else 9 end)) from generate_series(1, 1000) as n")
+	urgent := func(n int) int {
+		return one[int](t, db.Pool, "select count(*) filter (where priority = 0) from pgtick.due_lanes(array(select 'm' || n from generate_series(1, 1000) as n), '{echo}', $1)", n)
+	}
+	require.InDelta(t, 55, urgent(100), 20, "half of a hundred, and a tenth of the other half")
+	require.Equal(t, 100, urgent(1000), "each lane comes once")
+	require.Equal(t, 1000, one[int](t, db.Pool, "select count(distinct queue) from pgtick.due_lanes(array(select 'm' || n from generate_series(1, 1000) as n), '{echo}', 1000)"))
+	once, again := all[string](t, db.Pool, dueLanes, []string{"m200", "m201", "m202", "m203", "m204", "m205", "m206", "m207", "m208", "m209"}, 10), []string(nil)
+	for range 5 {
+		again = append(again, all[string](t, db.Pool, dueLanes, []string{"m200", "m201", "m202", "m203", "m204", "m205", "m206", "m207", "m208", "m209"}, 10)...)
+	}
+	require.ElementsMatch(t, once, again[:10])
+	require.NotEqual(t, append(append(append(append(append([]string{}, once...), once...), once...), once...), once...), again, "another order each time")
+}
+
+func TestDueLanes_BadInput_IsRefused(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	for _, n := range []string{"0", "-1", "10001", "null"} {
+		refused(t, db.Pool, "TK000", "select pgtick.due_lanes('{default}', '{echo}', "+n+")")
+	}
+	require.Empty(t, all[string](t, db.Pool, "select queue from pgtick.due_lanes(null, null, 1)"))
+	require.Empty(t, all[string](t, db.Pool, "select queue from pgtick.due_lanes('{}', '{}', 1)"))
 }

@@ -126,6 +126,42 @@ func TestWork_AResumedQueue_IsWorkedOnAtOnce(t *testing.T) {
 	becomes(t, db, "done", stateOf, id)
 }
 
+const asleep = `select count(*) from pgtick.sleepers where until > pgtick.now()`
+
+func TestWork_ForAJobNowAndThen_WhatItHasAnnouncedStands(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	work(t, db, "--poll=1h")
+	announcements := map[string]bool{}
+	for range 20 {
+		becomes(t, db, 1, asleep)
+		becomes(t, db, "done", stateOf, enqueue(t, db, "test.noop", "{}"))
+		announcements[ask[string](t, db, `select xmin::text from pgtick.sleepers`)] = true
+	}
+	require.Less(t, len(announcements), 12, "of 20 jobs, each of which is announced; a machine that is busy otherwise makes some of them long")
+}
+
+func TestWork_WhileItIsBusy_NobodyNotifiesIt(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	work(t, db, "--poll=1h", "--workers=2")
+	becomes(t, db, 1, asleep)
+	do(t, db, `select count(pgtick.enqueue('test.sleep', '{"ms": 100}')) from generate_series(1, 100)`)
+	becomes(t, db, 0, asleep)
+	becomes(t, db, 1, asleep)
+	becomes(t, db, 100, `select count(*) from pgtick.jobs where state = 'done'`)
+	becomes(t, db, "done", stateOf, enqueue(t, db, "test.noop", "{}"))
+}
+
+func TestWork_WithNoWorkerFree_NobodyNotifiesItEither(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	work(t, db, "--poll=1h", "--workers=2", "--lease=3s")
+	becomes(t, db, 1, asleep)
+	do(t, db, `select count(pgtick.enqueue('test.sleep', '{"ms": 600000}')) from generate_series(1, 2)`)
+	becomes(t, db, 0, asleep)
+}
+
 // The runner falls asleep again and again while transactions that enqueue are open, commit late or roll back. It never polls: a job whose
 // notification is lost would stay.
 func TestWork_AmongSlowAndRolledBackTransactions_NoWakeUpIsLost(t *testing.T) {

@@ -384,3 +384,13 @@ func TestName_OfASchedule_IsUpTo200CharactersOfAnyKindButControls(t *testing.T) 
 	require.Equal(t, "TK000", refused(t, db, "select pgtick.schedule(null, '0 9 * * *', 'noop')").Code)
 	require.Equal(t, "TK000", refused(t, db, "select pgtick.rename_schedule($1, null)", before).Code)
 }
+
+func TestSlotsBetween_OfNoSlots_OrWithoutAnEnd_GivesNone(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	for most, want := range map[string]int{"0": 0, "-1": 0, "1": 1, "3": 3, "null": 0} {
+		for _, text := range []string{"* * * * *", "@every 1m"} {
+			require.Equal(t, want, one[int](t, db, "select count(*) from pgtick.slots_between(pgtick.parse_cron('"+text+"'), 'UTC', '2026-03-01', 'infinity', "+most+")"), "%s %s", most, text)
+		}
+	}
+}

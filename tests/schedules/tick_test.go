@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
@@ -349,6 +350,36 @@ func TestTick_WhenTheClockGoesBack_IssuesNoSlotTwice(t *testing.T) {
 	at(t, db, "2026-03-01T10:15:00Z")
 	require.Equal(t, 1, tick(t, db))
 	require.Equal(t, []string{"03-01 10:10 enqueued", "03-01 10:15 enqueued"}, fates(t, db, "s"))
+}
+
+// What passes by itself is no reason to give a slot up: the change is refused, and can be made again.
+func TestSchedule_WhenTheClockWentBack_AndARowThatIsToGoIsLocked_ChangesNothing(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '*/10 * * * *', 'noop', p_on_overlap => 'allow')")
+	exec(t, db, "select pgtick.pause_schedule('s')")
+	at(t, db, "2026-03-01T10:10:00Z")
+	tick(t, db)
+	require.Equal(t, []string{"03-01 10:10 skipped_paused"}, fates(t, db, "s"))
+	exec(t, db, "select pgtick.resume_schedule('s')")
+	at(t, db, "2026-03-01T10:05:00Z")
+	holder, err := db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = holder.Exec(t.Context(), "select from pgtick.slot_log for update")
+	require.NoError(t, err)
+	const change = "select pgtick.schedule('s', '*/5 * * * *', 'noop', p_on_overlap => 'allow')"
+	_, err = db.Pool.Exec(t.Context(), "begin; set local lock_timeout = '50ms'; "+change+"; commit")
+	pg := new(pgconn.PgError)
+	require.ErrorAs(t, err, &pg)
+	require.Equal(t, "55P03", pg.Code, pg.Message)
+	require.NoError(t, holder.Rollback(t.Context()))
+	require.Equal(t, "*/10 * * * *", one[string](t, db, "select cron from pgtick.schedules where name = 's'"))
+	exec(t, db, change)
+	require.Empty(t, fates(t, db, "s"), "about it the new version decides")
+	at(t, db, "2026-03-01T10:10:00Z")
+	require.Equal(t, 1, tick(t, db))
+	require.Equal(t, []string{"03-01 10:10 enqueued"}, fates(t, db, "s"))
 }
 
 func TestHealth_TellsOfSchedulesThatKeepNoPromise(t *testing.T) {

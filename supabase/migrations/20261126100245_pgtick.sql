@@ -5326,6 +5326,8 @@ comment on function pgtick.lanes(text[], text[]) is 'The lanes of these tasks an
 
 -- A job that two dead runners have held is a suspect, and a runner takes one at a time, with its row locked and the job written on it:
 -- when that runner dies too, it is known which job to blame, and the hundreds beside it are not.
+-- "is true", here and wherever suspects are looked for: go through the suspects, of which there are hardly ever any. By the index alone it would be
+-- a look-up for each task in each queue, sixty thousand of them in each claim of a runner with ten thousand queues.
 create or replace function pgtick.claim_suspect(p_runner_id bigint, p_queues text[], p_tasks text[], p_now timestamptz)
 returns tid
 language plpgsql volatile parallel unsafe
@@ -5344,7 +5346,7 @@ begin
   for v_try in 1 .. 20 loop   -- the first one whose limits, if it has any, have room
     select j.id, j.ctid as place, j.task, j.limit_key into v_job
     from pgtick.live_jobs as j
-    where j.losses >= 2 and j.runner_id is null and j.run_at <= p_now and j.task = any (p_tasks) and j.queue = any (p_queues) and j.id <> all (v_full)
+    where j.losses >= 2 and j.runner_id is null and j.run_at <= p_now and (j.task = any (p_tasks)) is true and (j.queue = any (p_queues)) is true and j.id <> all (v_full)
     order by j.run_at, j.id
     limit 1
     for update skip locked;
@@ -5428,7 +5430,7 @@ begin
   end if;
   v_suspects := exists (
     select from pgtick.live_jobs as j
-    where j.losses >= 2 and j.runner_id is null and j.run_at <= v_now and j.task = any (p_tasks) and j.queue = any (v_queues));
+    where j.losses >= 2 and j.runner_id is null and j.run_at <= v_now and (j.task = any (p_tasks)) is true and (j.queue = any (v_queues)) is true);
   if p_lane_tasks is null then
     select array_agg(l.task), array_agg(l.queue), array_agg(l.priority), array_agg(first.run_at), array_agg(first.id)
     into v_tasks, v_lane_queues, v_priorities, v_run_at, v_id
@@ -5444,7 +5446,7 @@ begin
     select array_agg(l.task), array_agg(l.queue), array_agg(l.priority), array_agg(l.run_at), array_agg(l.id)
     into v_tasks, v_lane_queues, v_priorities, v_run_at, v_id
     from unnest(p_lane_tasks, p_lane_queues, p_lane_priorities, p_from_run_at, p_from_id) as l(task, queue, priority, run_at, id)
-    where l.queue = any (v_queues) and l.task <> all (v_limited);
+    where l.task <> all (v_limited) and not exists (select from pgtick.paused_queues as p where p.queue = l.queue);   -- (to look each up among ten thousand queues would take longer than all else)
   end if;
   v_lanes := coalesce(cardinality(v_tasks), 0);
 
@@ -5550,7 +5552,7 @@ begin
 end
 $$;
 comment on function pgtick.claim_lanes(bigint, text[], text[], integer, text[], text[], integer[], timestamptz[], bigint[]) is
-  'As pgtick.claim, but only in the lanes that are named, each from the given run_at and id on; null lanes = all, from the beginning. A job before that (of a transaction that was slow to commit) is found by a claim without lanes, so make one at least every poll interval. Raises TK002 and TK003.';
+  'As pgtick.claim, but only in the lanes that are named, each from the given run_at and id on, whatever p_queues says; null lanes = all of p_queues, from the beginning. A job before that (of a transaction that was slow to commit) is found by a claim without lanes, so make one at least every poll interval. Raises TK002 and TK003.';
 
 create or replace function pgtick.claim(p_runner_id bigint, p_queues text[], p_tasks text[], p_n integer)
 returns table (id bigint, fence bigint, task text, queue text, priority smallint, attempt integer, max_attempts integer, args jsonb,
@@ -5565,6 +5567,47 @@ end
 $$;
 comment on function pgtick.claim(bigint, text[], text[], integer) is
   'Give up to p_n (1 to 10,000) ready jobs of these queues and tasks to the runner, under one new fence, lower priority numbers first; but a tenth is shared out among all queues, tasks and priorities that have any. Jobs of paused queues are left. One call at a time for a runner. Raises TK002 (unknown, left or dead runner) and TK003 (its lease has run out: heartbeat first).';
+
+-- For a runner of thousands of queues that all have jobs. A claim from the beginning looks at every lane, to be fair to all, and takes as many jobs
+-- as there is room for, some twenty: so the runner asks for the lanes once, and claims in a hundred of them at a time (see claim_lanes).
+-- Half of them by priority, in between the others whatever their priority, so that none starves; those of one priority in a new order each time,
+-- so that two runners do not go for the same ones.
+create or replace function pgtick.due_lanes(p_queues text[], p_tasks text[], p_n integer)
+returns table (task text, queue text, priority smallint, run_at timestamptz, id bigint)
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_now constant timestamptz := pgtick.now();
+begin
+  if (p_n between 1 and 10000) is not true then perform pgtick.invalid('n', p_n::text, 'it goes from 1 to 10000'); end if;
+  return query
+  select x.task, x.queue, x.priority, x.run_at, x.id
+  from (
+    select due.*, row_number() over (order by due.priority, due.turn) as by_priority, row_number() over (order by due.turn) as by_turn
+    from (
+      select l.task, l.queue, l.priority, first.run_at, first.id, random() as turn
+      from pgtick.lanes(
+        array(select t.task from unnest(p_tasks) as t(task) where not exists (select from pgtick.limit_defs as d where d.task = t.task and d.max_running is not null)),
+        array(select q.queue from unnest(p_queues) as q(queue) where not exists (select from pgtick.paused_queues as p where p.queue = q.queue))) as l
+      cross join lateral (
+        select j.run_at, j.id
+        from pgtick.live_jobs as j
+        where j.task = l.task and j.queue = l.queue and j.priority = l.priority and (j.run_at, j.id + 0) >= (l.run_at, l.id)
+          and j.run_at <= v_now and j.runner_id is null and j.losses < 2
+        order by j.run_at, j.id + 0
+        limit 1) as first) as due) as x
+  order by least(2 * x.by_priority, 2 * x.by_turn + 1)
+  limit p_n;
+end
+$$;
+comment on function pgtick.due_lanes(text[], text[], integer) is
+  'Up to p_n (1 to 10,000) lanes of these queues and tasks in which a job is due, each with its first such job, for claim_lanes; those in which a claim should look first come first. Without paused queues, and without tasks that may run only so many at a time. Raises TK000.';
 
 -- A lane's first waiting row is its earliest; blocked jobs have infinity. A suspect counts for who holds none. But whoever cannot have it all the same,
 -- since a limit by key is full, would look again and again: one that has been due for more than a second is left to the poll.
@@ -5600,7 +5643,7 @@ begin
       limit 1) as first),
     (select min(s.run_at)
     from pgtick.live_jobs as s
-    where s.losses >= 2 and s.task = any (v_tasks) and s.queue = any (v_queues) and s.runner_id is null
+    where s.losses >= 2 and (s.task = any (v_tasks)) is true and (s.queue = any (v_queues)) is true and s.runner_id is null
       and s.run_at > v_now - interval '1 second' and s.run_at < 'infinity'
       and not exists (select from pgtick.live_jobs as h where h.id = v_suspect_job_id and h.runner_id = p_runner_id)));
 end
@@ -13039,6 +13082,7 @@ select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.register(text, text[], text[], interval, text, integer)',
   'function pgtick.claim(bigint, text[], text[], integer)',
   'function pgtick.claim_lanes(bigint, text[], text[], integer, text[], text[], integer[], timestamptz[], bigint[])',
+  'function pgtick.due_lanes(text[], text[], integer)',
   'function pgtick.reconcile(bigint, bigint[], bigint[])',
   'function pgtick.finish(bigint, bigint[], bigint[], text[], jsonb[], jsonb[], timestamptz[])',
   'function pgtick.check_claim(bigint, bigint)',
@@ -13455,7 +13499,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := 'cd3619cc2788d7d0380b6f44c5f8b0f434ecc32ee2249be9a0367481a4158239';
+  v_hash constant text := '631324958bf558d1a4501e64bbf8fa03f831d99177f4e2321350f64cb7e2a0dc';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
