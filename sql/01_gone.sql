@@ -23,6 +23,11 @@ drop aggregate if exists credits.chain(bytea, bytea);
 drop function if exists credits.chain_step(bytea, bytea, bytea);
 drop function if exists pgtick.archive_rows(tid[], bigint[], text[], jsonb[], jsonb[], boolean, timestamptz);
 drop function if exists pgtick.put_back(bigint, bigint[], bigint[], bigint[], text[], jsonb[], timestamptz[], timestamptz);
+drop trigger if exists transactions_entry_insert on credits.transactions;
+drop trigger if exists transactions_entry_update on credits.transactions;
+drop trigger if exists accounts_head on credits.accounts;
+drop function if exists credits.check_entry();
+drop function if exists credits.check_head();
 
 -- Nor does it change a function's columns.
 do $$

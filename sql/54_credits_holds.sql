@@ -61,9 +61,12 @@ declare
   v_now timestamptz;
   v_request bytea;
 begin
-  perform credits.check_amount(p_amount);
-  perform credits.check_request(p_user_id, p_idempotency_key, p_description, p_reference_id);
-  perform credits.check_expires_in(p_expires_in);
+  -- as in charge: what is plainly right is found so by one expression
+  if (p_amount > 0 and p_user_id is not null and length(p_idempotency_key) between 1 and 255 and num_nonnulls(p_description, p_reference_id) = 0
+    and p_expires_in between interval '1 second' and interval '1 day') is not true
+  then
+    perform credits.check_amount(p_amount), credits.check_request(p_user_id, p_idempotency_key, p_description, p_reference_id), credits.check_expires_in(p_expires_in);
+  end if;
   v_request := record_send(row('hold'::bytea, p_user_id, p_amount, p_expires_in, convert_to(p_description, 'UTF8'), convert_to(p_reference_id, 'UTF8')));
   v_account := credits.lock_account(p_user_id);
   e := credits.replayed(p_user_id, p_idempotency_key, v_request);
@@ -71,7 +74,9 @@ begin
     return e.hold_id;
   end if;
   v_now := pgtick.now();
-  v_account := credits.make_available(v_account, p_amount, v_now);
+  if v_account.balance - v_account.held < p_amount then
+    v_account := credits.make_available(v_account, p_amount, v_now);
+  end if;
   e := credits.next_entry(v_account, 'hold', 0, v_now, p_amount, nextval('credits.holds_id_seq'), p_idempotency_key, v_request,
     p_description => p_description, p_reference_id => p_reference_id);
   with opened as (

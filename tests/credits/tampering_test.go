@@ -203,7 +203,7 @@ func TestTampering_ByWhoeverIsNotTheOwner_IsRefused(t *testing.T) {
 	l := tampered(t)
 	ctx := context.Background()
 	l.exec(`do $$ begin create role ledger_tamperer nologin bypassrls; exception when duplicate_object then null; end $$`)
-	l.exec("grant usage on schema credits, pgtick to ledger_tamperer; grant all on all tables in schema credits to ledger_tamperer; grant all on all sequences in schema credits to ledger_tamperer; grant execute on function pgtick.now(), credits.text_hash, credits.unlawful, credits.unknown_account, credits.fits_related, credits.is_extension to ledger_tamperer; grant create on schema public to ledger_tamperer")
+	l.exec("grant usage on schema credits, pgtick to ledger_tamperer; grant all on all tables in schema credits to ledger_tamperer; grant all on all sequences in schema credits to ledger_tamperer; grant execute on function pgtick.now(), credits.text_hash, credits.unlawful, credits.check_entry, credits.unknown_account, credits.fits_related, credits.is_extension to ledger_tamperer; grant create on schema public to ledger_tamperer")
 	t.Cleanup(func() { l.exec("drop owned by ledger_tamperer") })
 	before := l.everything()
 	for _, path := range []string{"''", "public", "pg_temp, credits, public"} {

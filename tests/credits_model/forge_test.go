@@ -107,6 +107,24 @@ begin
       as n(user_id, balance_after, seq, hash) order by n.user_id, n.seq desc) as n where x.user_id = n.user_id
   )
   insert into credits.transactions overriding system value values (o.*), (i.*);
+end $$;
+-- Two charges of user 1 in one statement; what p_first and p_second say is otherwise.
+create function model.forge_two(p_first jsonb, p_second jsonb) returns void language plpgsql as $$
+declare
+  a credits.accounts;
+  e credits.transactions;
+  f credits.transactions;
+begin
+  select * into a from credits.accounts where user_id = '00000000-0000-4000-8000-000000000001';
+  e := jsonb_populate_record(credits.next_entry(a, 'deduction', -1, pgtick.now(), p_idempotency_key => 'one', p_request => ''), p_first);
+  e.hash := model.entry_hash(a.head_hash, e);
+  a.seq := e.seq; a.balance := e.balance_after; a.held := e.held_after; a.head_hash := e.hash;
+  f := jsonb_populate_record(credits.next_entry(a, 'deduction', -1, pgtick.now(), p_idempotency_key => 'two', p_request => ''), p_second);
+  f.hash := model.entry_hash(e.hash, f);
+  with moved as (
+    update credits.accounts set balance = f.balance_after, held = f.held_after, seq = f.seq, head_hash = f.hash where user_id = e.user_id
+  )
+  insert into credits.transactions overriding system value values (e.*), (f.*);
 end $$`
 
 const (
@@ -179,7 +197,10 @@ var lawful = []string{
 	related(`"type": "refund", "amount": 5`, forged1, "c"), related(`"type": "adjustment", "amount": 5, "description": "why"`, forged1, "g"),
 	related(`"type": "adjustment", "amount": 5, "description": "why"`, forged1, "c") + "; " + related(`"type": "refund", "amount": 5`, forged1, "c"), // only refunds count
 	pendingTo(`status = 'COMPLETED', seq = a.seq + 1, balance_after = a.balance + 5, held_after = a.held, final_at = pgtick.now()`),
-	asCharge(entryOf(`"amount": 5`)),
+	asCharge(entryOf(`"amount": 5`)), "select model.forge_two('{}', '{}')",
+	"insert into credits.accounts (user_id, tier, created_at) values ('" + forged1 + "', 'standard', pgtick.now()) on conflict (user_id) do update set tier = excluded.tier",
+	"update credits.accounts set tier = tier", "update credits.accounts set user_id = user_id, created_at = created_at",
+	"select credits.open_account('00000000-0000-4000-8000-000000000003'); update credits.accounts set tier = tier",
 }
 
 const anAddition = `'{"amount": 5`
@@ -261,6 +282,10 @@ var forgeries = map[string][]string{
 		unmoved(`"amount": 5`), entryOf(`"amount": 5, "balance_after": 900`), entryOf(`"amount": 5, "held_after": 21`), entryOf(`"amount": 5, "held_after": 19`),
 		entryOf(`"amount": 5, "seq": 100`), entryOf(`"amount": 5, "hash": "\\x00"`), unmoved(`"amount": 5, "seq": 0, "balance_after": 5, "held_after": 0`),
 		pendingTo(`status = 'COMPLETED', seq = a.seq + 1, balance_after = a.balance + 6, held_after = a.held, final_at = pgtick.now()`),
+		// Each of several: the one before, or behind, is right.
+		"select model.forge_two('{}', '{\"balance_after\": 900}')", "select model.forge_two('{\"balance_after\": 900}', '{}')", "select model.forge_two('{}', '{\"amount\": -2}')",
+		"select model.forge_two('{}', '{\"salt\": \"\\\\x00\"}')", "select model.forge_two('{\"salt\": \"\\\\x00\"}', '{}')", "select model.forge_two('{}', '{\"request_hash\": null}')",
+		"select model.forge_two('{}', '{\"type\": \"gift\"}')", "select model.forge_two('{\"type\": \"gift\"}', '{}')",
 		// What it names.
 		entryOf(`"type": "refund", "amount": 5, "related_id": 100000`), related(`"type": "refund", "amount": 6`, forged1, "c"), related(`"type": "refund", "amount": 5`, forged1, "g"),
 		related(`"type": "refund", "amount": 5`, forged2, "c"), related(`"type": "refund", "amount": 5`, forged1, "pd"), related(`"type": "refund", "amount": 1`, forged1, "h2"),
@@ -280,6 +305,11 @@ var forgeries = map[string][]string{
 		"insert into credits.accounts (user_id, tier, created_at, head_hash) values (gen_random_uuid(), 'standard', pgtick.now(), '\\x00')",
 		"update credits.accounts set balance = balance + 1", "update credits.accounts set held = held + 1", "update credits.accounts set head_hash = '\\x00'",
 		"update credits.accounts set seq = seq + 1", "update credits.accounts set seq = seq - 1",
+		"update credits.accounts set balance = balance + case when user_id = '" + forged2 + "' then 1 else 0 end", "update credits.accounts set seq = 0, balance = 0, held = 0, head_hash = ''",
+		"insert into credits.accounts (user_id, tier, created_at) values ('" + forged1 + "', 'standard', pgtick.now()) on conflict (user_id) do update set balance = accounts.balance + 1",
+		"merge into credits.accounts as a using (values (1)) as v on a.user_id = '" + forged1 + "' when matched then update set held = 0",
+		"with one as (update credits.accounts set tier = tier where user_id = '" + forged1 + "') update credits.accounts set balance = balance + 1 where user_id = '" + forged2 + "'",
+		"with one as (update credits.accounts set balance = balance + 1 where user_id = '" + forged1 + "') update credits.accounts set tier = tier where user_id = '" + forged2 + "'",
 		"update credits.accounts as a set (seq, balance, held, head_hash) = (select t.seq, t.balance_after, t.held_after, t.hash from credits.transactions as t where t.user_id = a.user_id and t.seq = 1)",
 		"update credits.accounts as a set (seq, balance, held, head_hash) = (select t.seq, t.balance_after, t.held_after, t.hash from credits.transactions as t where t.user_id = '" + forged2 + "' and t.seq = 2) where user_id = '" + forged1 + "'",
 	},
