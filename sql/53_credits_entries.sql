@@ -154,29 +154,32 @@ begin
   if num_nonnulls(p_description, p_reference_id) > 0 then
     v_text_hash := credits.text_hash(v_salt, p_description, p_reference_id, null);
   end if;
-  v_id := nextval('credits.transactions_id_seq');
-  v_now := pgtick.now();
   -- The fast path, one statement: test, move the head, book. It must not act on a snapshot from before a wait: another call under the
   -- same key may have booked meanwhile. Whoever books changes the account's row, so its xmin then differs from the one in the snapshot,
-  -- no row comes back, and the slow path finds out why: it locks first, and looks afterwards.
-  with moved as (
-    update credits.accounts as a set balance = a.balance - v_amount, seq = a.seq + 1,
-      head_hash = sha256(a.head_hash || record_send(row(v_id, a.user_id, a.seq + 1, 'deduction'::bytea, -v_amount, 0::bigint, a.balance - v_amount, a.held,
-        null::bigint, null::bigint, null::date, v_now, v_now, convert_to(p_endpoint, 'UTF8'), convert_to(p_idempotency_key, 'UTF8'), v_request_hash,
-        v_text_hash)))
-    where a.user_id = p_user_id and a.xmin = (select seen.xmin from credits.accounts as seen where seen.user_id = p_user_id) and a.balance - a.held >= v_amount
-      and not exists (select from credits.transactions as t where uuid_send(t.user_id) = uuid_send(p_user_id) and t.idempotency_key = p_idempotency_key)
-    returning a.seq, a.balance, a.held, a.head_hash
-  )
-  insert into credits.transactions (id, user_id, seq, type, status, amount, balance_after, held_after, created_at, final_at,
-    endpoint, idempotency_key, description, reference_id, salt, request_hash, text_hash, hash)
-  overriding system value
-  select v_id, p_user_id, m.seq, 'deduction', 'COMPLETED', -v_amount, m.balance, m.held, v_now, v_now,
-    p_endpoint, p_idempotency_key, p_description, p_reference_id, v_salt, v_request_hash, v_text_hash, m.head_hash
-  from moved as m;
-  if found then
-    return v_id;
-  end if;
+  -- and no row comes back. But the row is locked then, so a second try has a snapshot that holds. Where that gives nothing either, the slow
+  -- path finds out why: it locks first, and looks afterwards.
+  for v_try in 1 .. 2 loop
+    v_id := nextval('credits.transactions_id_seq');
+    v_now := pgtick.now();
+    with moved as (
+      update credits.accounts as a set balance = a.balance - v_amount, seq = a.seq + 1,
+        head_hash = sha256(a.head_hash || record_send(row(v_id, a.user_id, a.seq + 1, 'deduction'::bytea, -v_amount, 0::bigint, a.balance - v_amount, a.held,
+          null::bigint, null::bigint, null::date, v_now, v_now, convert_to(p_endpoint, 'UTF8'), convert_to(p_idempotency_key, 'UTF8'), v_request_hash,
+          v_text_hash)))
+      where a.user_id = p_user_id and a.xmin = (select seen.xmin from credits.accounts as seen where seen.user_id = p_user_id) and a.balance - a.held >= v_amount
+        and not exists (select from credits.transactions as t where uuid_send(t.user_id) = uuid_send(p_user_id) and t.idempotency_key = p_idempotency_key)
+      returning a.seq, a.balance, a.held, a.head_hash
+    )
+    insert into credits.transactions (id, user_id, seq, type, status, amount, balance_after, held_after, created_at, final_at,
+      endpoint, idempotency_key, description, reference_id, salt, request_hash, text_hash, hash)
+    overriding system value
+    select v_id, p_user_id, m.seq, 'deduction', 'COMPLETED', -v_amount, m.balance, m.held, v_now, v_now,
+      p_endpoint, p_idempotency_key, p_description, p_reference_id, v_salt, v_request_hash, v_text_hash, m.head_hash
+    from moved as m;
+    if found then
+      return v_id;
+    end if;
+  end loop;
   if v_amount is null then
     return credits.charged_before(p_user_id, p_endpoint, p_idempotency_key, v_request);
   end if;

@@ -10699,29 +10699,32 @@ begin
   if num_nonnulls(p_description, p_reference_id) > 0 then
     v_text_hash := credits.text_hash(v_salt, p_description, p_reference_id, null);
   end if;
-  v_id := nextval('credits.transactions_id_seq');
-  v_now := pgtick.now();
   -- The fast path, one statement: test, move the head, book. It must not act on a snapshot from before a wait: another call under the
   -- same key may have booked meanwhile. Whoever books changes the account's row, so its xmin then differs from the one in the snapshot,
-  -- no row comes back, and the slow path finds out why: it locks first, and looks afterwards.
-  with moved as (
-    update credits.accounts as a set balance = a.balance - v_amount, seq = a.seq + 1,
-      head_hash = sha256(a.head_hash || record_send(row(v_id, a.user_id, a.seq + 1, 'deduction'::bytea, -v_amount, 0::bigint, a.balance - v_amount, a.held,
-        null::bigint, null::bigint, null::date, v_now, v_now, convert_to(p_endpoint, 'UTF8'), convert_to(p_idempotency_key, 'UTF8'), v_request_hash,
-        v_text_hash)))
-    where a.user_id = p_user_id and a.xmin = (select seen.xmin from credits.accounts as seen where seen.user_id = p_user_id) and a.balance - a.held >= v_amount
-      and not exists (select from credits.transactions as t where uuid_send(t.user_id) = uuid_send(p_user_id) and t.idempotency_key = p_idempotency_key)
-    returning a.seq, a.balance, a.held, a.head_hash
-  )
-  insert into credits.transactions (id, user_id, seq, type, status, amount, balance_after, held_after, created_at, final_at,
-    endpoint, idempotency_key, description, reference_id, salt, request_hash, text_hash, hash)
-  overriding system value
-  select v_id, p_user_id, m.seq, 'deduction', 'COMPLETED', -v_amount, m.balance, m.held, v_now, v_now,
-    p_endpoint, p_idempotency_key, p_description, p_reference_id, v_salt, v_request_hash, v_text_hash, m.head_hash
-  from moved as m;
-  if found then
-    return v_id;
-  end if;
+  -- and no row comes back. But the row is locked then, so a second try has a snapshot that holds. Where that gives nothing either, the slow
+  -- path finds out why: it locks first, and looks afterwards.
+  for v_try in 1 .. 2 loop
+    v_id := nextval('credits.transactions_id_seq');
+    v_now := pgtick.now();
+    with moved as (
+      update credits.accounts as a set balance = a.balance - v_amount, seq = a.seq + 1,
+        head_hash = sha256(a.head_hash || record_send(row(v_id, a.user_id, a.seq + 1, 'deduction'::bytea, -v_amount, 0::bigint, a.balance - v_amount, a.held,
+          null::bigint, null::bigint, null::date, v_now, v_now, convert_to(p_endpoint, 'UTF8'), convert_to(p_idempotency_key, 'UTF8'), v_request_hash,
+          v_text_hash)))
+      where a.user_id = p_user_id and a.xmin = (select seen.xmin from credits.accounts as seen where seen.user_id = p_user_id) and a.balance - a.held >= v_amount
+        and not exists (select from credits.transactions as t where uuid_send(t.user_id) = uuid_send(p_user_id) and t.idempotency_key = p_idempotency_key)
+      returning a.seq, a.balance, a.held, a.head_hash
+    )
+    insert into credits.transactions (id, user_id, seq, type, status, amount, balance_after, held_after, created_at, final_at,
+      endpoint, idempotency_key, description, reference_id, salt, request_hash, text_hash, hash)
+    overriding system value
+    select v_id, p_user_id, m.seq, 'deduction', 'COMPLETED', -v_amount, m.balance, m.held, v_now, v_now,
+      p_endpoint, p_idempotency_key, p_description, p_reference_id, v_salt, v_request_hash, v_text_hash, m.head_hash
+    from moved as m;
+    if found then
+      return v_id;
+    end if;
+  end loop;
   if v_amount is null then
     return credits.charged_before(p_user_id, p_endpoint, p_idempotency_key, v_request);
   end if;
@@ -13609,7 +13612,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := 'f55719e4a8d5cf1f842da37132015c07cd038131fa60ba9828a19998aebf7b92';
+  v_hash constant text := '1e4f4a14e0c94956322454150eea9fc35a3a0db1d03fa75266e60551897561fe';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
