@@ -70,7 +70,7 @@ func functions(file, text string) (all []function) {
 	}
 	for _, at := range triggerMade.FindAllStringSubmatchIndex(text, -1) {
 		statement := text[at[0]:at[1]]
-		f := function{file: file, name: text[at[2]:at[3]], table: text[at[4]:at[5]], start: at[0], end: at[1], isTrigger: true, head: statement}
+		f := function{file: file, name: text[at[2]:at[3]], table: text[at[4]:at[5]], start: at[0], end: at[1], isTrigger: true, head: statement, body: statement}
 		if when := strings.Index(statement, " when ("); when >= 0 {
 			f.begin, f.stop = when, strings.Index(statement, " execute function ")
 		}
