@@ -1,6 +1,6 @@
--- What the Go code of the last release asks the database; written anew at each release: go run ./tests/deploy/record 82ea051
--- commit 82ea051f239157d5c4ad507bf362db6eaae19392
--- schema 8
+-- What the Go code of the last release asks the database; written anew at each release: go run ./tests/deploy/record 4d64336
+-- commit 4d643361d72c9c1dc3e7d076c4617b4ea1a7c793
+-- schema 11
 
 -- runner/jobs/queries.go
 select pgtick.register($1::text, $2::text[], $3::text[], make_interval(secs => $4::float8), nullif($5::text, ''), nullif($6::int, 0));
@@ -99,6 +99,9 @@ select pgtick.adopt($1::text, $2::boolean);
 select pgtick.say_wakes($1::bigint, $2::boolean);
 
 -- runner/jobs/queries.go
+select pgtick.count_attempts($1::bigint, $2::bigint, $3::integer, $4::integer, $5::integer, $6::integer[], $7::integer[], make_interval(secs => $8::float8));
+
+-- runner/jobs/queries.go
 select pgtick.schedule($1::text, $2::text, $3::text);
 
 -- runner/jobs/queries.go
@@ -185,6 +188,77 @@ select pgtick.unschedule($1::text);
 -- runner/jobs/queries.go
 select count(*) filter (where c.change = 'added'), count(*) filter (where c.change = 'dropped')
 		from pgtick.preview_change($1::text, $2::text, $3::text) as c;
+
+-- runner/jobs/queries.go
+select count(*) from pgtick.enqueue_many($1::text, array_fill('{}'::jsonb, array[$3::int]), $2::text);
+
+-- runner/jobs/queries.go
+select pgtick.cancel($1::bigint);
+
+-- runner/jobs/queries.go
+select pgtick.retry($1::bigint);
+
+-- runner/jobs/queries.go
+select pgtick.retry_with($1::bigint, $2::text::jsonb, $3::text);
+
+-- runner/jobs/queries.go
+select pgtick.cancel_where($1::text::jsonb);
+
+-- runner/jobs/queries.go
+select pgtick.retry_where($1::text::jsonb);
+
+-- runner/jobs/queries.go
+select pgtick.pause_queue($1::text, nullif($2::text, ''));
+
+-- runner/jobs/queries.go
+select pgtick.resume_queue($1::text);
+
+-- runner/jobs/queries.go
+select to_json(r.name)::text from pgtick.runners as r where r.state = 'alive' and $1::text = any (r.queues) order by r.id;
+
+-- runner/jobs/queries.go
+select pgtick.forget_bench($1::text);
+
+-- runner/jobs/queries.go
+select what, coalesce(label, ''), coalesce(part, -1), value from pgtick.measure($1::bigint, $2::bigint, $3::bigint, $4::text);
+
+-- runner/jobs/queries.go
+select what, problems from pgtick.measure_health();
+
+-- runner/web/queries.go
+select coalesce((select a.id from pgtick.audit as a order by a.id desc limit 1), 0);
+
+-- runner/web/queries.go
+select exists (select from pgtick.audit as a where a.id > $1::bigint
+		and pg_xact_status((pg_current_xact_id()::text::bigint & ~4294967295::bigint | a.xmin::text::bigint)::text::xid8) = 'in progress');
+
+-- runner/web/queries.go
+select pgtick.note_action($1::text, $2::text, nullif($3::jsonb, 'null'));
+
+-- runner/web/queries.go
+select row_to_json(h)::text from pgtick.health as h limit $1::int;
+
+-- runner/web/queries.go
+with clock as materialized (select pgtick.now() as now)
+		select json_build_object('now', n.now,
+			'clocks', coalesce((select json_agg(c order by c.clock) from pgtick.clocks as c), '[]'),
+			'runners', (select json_build_object('alive', count(*) filter (where r.ended_at is null and r.lease_until > n.now), 'late', count(*) filter (where r.ended_at is null and r.lease_until <= n.now),
+				'workers', coalesce(sum(r.workers) filter (where r.ended_at is null and r.lease_until > n.now), 0)) from pgtick.runner_leases as r where r.freed_at is null),
+			'failed', (select count(*) from (select from pgtick.history as h where h.state = 'failed' and h.finished_at >= (select k.now - interval '1 hour' from clock as k) limit $1::int) as x),
+			'failures', coalesce((select json_agg(x order by x.finished_at desc) from (
+				select h.id, h.task, h.queue, h.finished_at, coalesce(h.error, h.earlier_attempts -> -1 -> 'error') as error from pgtick.history as h
+				where h.state = 'failed' order by h.finished_at desc limit 8) as x), '[]'),
+			'ended', (select coalesce(sum(c.done + c.failed), 0) from pgtick.attempt_counts as c where c.span = interval '1 minute' and c.at > n.now - interval '1 hour'),
+			'counts', coalesce((select json_agg(x order by x.at) from (
+				select extract(epoch from c.at)::bigint as at, c.done, c.errors, c.failed, c.waited, c.ran from pgtick.attempt_counts as c
+				where c.span = make_interval(secs => $2::float8) and c.at > n.now - make_interval(secs => $2::float8) * $3::int) as x), '[]'))::text
+		from clock as n;
+
+-- runner/web/queries.go
+select row_to_json(r)::text from pgtick.runners as r
+		where r.id = any (array(select x.id from pgtick.runner_leases as x where x.freed_at is null order by x.id desc limit $1::int)
+			|| array(select x.id from (select y.id, y.ended_at from pgtick.runner_leases as y order by y.id desc limit $1::int) as x where x.ended_at is not null))
+		order by r.ended_at is not null, r.ended_at desc nulls first, r.name, r.id;
 
 -- tasks/credits/queries.go
 select c.todo, c.last_at, c.last_id, c.seen, c.busy, c.released, least(c.credits, 9223372036854775807)::bigint
