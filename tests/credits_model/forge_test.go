@@ -282,6 +282,9 @@ var forgeries = map[string][]string{
 		unmoved(`"amount": 5`), entryOf(`"amount": 5, "balance_after": 900`), entryOf(`"amount": 5, "held_after": 21`), entryOf(`"amount": 5, "held_after": 19`),
 		entryOf(`"amount": 5, "seq": 100`), entryOf(`"amount": 5, "hash": "\\x00"`), unmoved(`"amount": 5, "seq": 0, "balance_after": 5, "held_after": 0`),
 		pendingTo(`status = 'COMPLETED', seq = a.seq + 1, balance_after = a.balance + 6, held_after = a.held, final_at = pgtick.now()`),
+		// Beyond its own head, not beyond another's; and a first entry that is not the first.
+		"select model.forge('" + forged2 + "', '{\"amount\": 5}', null, false)",
+		"select credits.open_account('00000000-0000-4000-8000-000000000003'); select model.forge('00000000-0000-4000-8000-000000000003', '{\"seq\": 5, \"amount\": 5}')",
 		// Each of several: the one before, or behind, is right.
 		"select model.forge_two('{}', '{\"balance_after\": 900}')", "select model.forge_two('{\"balance_after\": 900}', '{}')", "select model.forge_two('{}', '{\"amount\": -2}')",
 		"select model.forge_two('{}', '{\"salt\": \"\\\\x00\"}')", "select model.forge_two('{\"salt\": \"\\\\x00\"}', '{}')", "select model.forge_two('{}', '{\"request_hash\": null}')",
