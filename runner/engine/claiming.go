@@ -40,6 +40,8 @@ const (
 	sayAwakePerQueue = 100 * time.Microsecond
 )
 
+const undefinedFunction = "42883"
+
 // usualLook: an empty claim takes less, unless much is in its way. Then who settles waits so many times as long as it took longer.
 const (
 	usualLook   = 10 * time.Millisecond
@@ -175,6 +177,9 @@ func (c *control) learnLanes(ctx context.Context) error {
 		return nil
 	}
 	lanes, err := jobs.DueLanes(ctx, c.conn, c.e.opt.Queues, c.e.tasks, lanesAsked)
+	if missing := new(pgconn.PgError); errors.As(err, &missing) && missing.Code == undefinedFunction {
+		lanes, err = nil, nil // the functions are those of an earlier release; rescans find the lanes, as it did
+	}
 	if err != nil {
 		return err
 	}
