@@ -285,8 +285,10 @@ func (r ordered) keep(args *arguments, n int) string {
 	if len(r.tries) == 0 {
 		return fmt.Sprintf("select c.id, %s as at, true as fits, false as edge from (%s limit %d) as c", r.column, r.query, n)
 	}
-	return fmt.Sprintf(`select c.id, %[1]s as at, coalesce(c.fits, false) as fits, c.place = %[2]d as edge
-		from (select c.*, %[3]s as fits, row_number() over () as place from (%[4]s limit %[2]d) as c) as c where c.fits or c.place = %[2]d limit %[5]d`,
+	// The window sees three columns only: it keeps each row that it numbers.
+	return fmt.Sprintf(`select c.id, c.at, coalesce(c.fits, false) as fits, c.place = %[2]d as edge
+		from (select c.*, row_number() over () as place from (select c.id, %[1]s as at, %[3]s as fits from (%[4]s limit %[2]d) as c offset 0) as c) as c
+		where c.fits or c.place = %[2]d limit %[5]d`,
 		r.column, Window, r.condition(args), r.query, n)
 }
 
@@ -372,10 +374,11 @@ func KindsOfJobs(ctx context.Context, db DB, f Filter) (k Kinds, err error) {
 		r := s(&args)
 		condition := r.condition(&args)
 		rows, err := db.Query(ctx, fmt.Sprintf(`%s select grouping(k.task) = 1 as whole, coalesce(k.task, ''), coalesce(k.state, ''), coalesce(k.error, ''), count(*), count(*) filter (where k.fits) as fit
-			from (select c.task, %s as state, rtrim(left(coalesce(substring(x.line from '^[^0-9]{12,}'), x.line), 80)) as error, %s as fits
-				from (%s limit %d) as c cross join lateral (select split_part(case when %s <> 'done' then %s ->> 'message' end, chr(10), 1) as line offset 0) as x) as k
+			from (select h.task, h.state, h.fits, rtrim(left(case when length(h.head) < 12 then h.line else h.head end, 80)) as error
+				from (select x.*, substring(x.line from '^[^0-9]*') as head
+					from (select c.task, %s as state, %s as fits, split_part(case when %s <> 'done' then %s ->> 'message' end, chr(10), 1) as line from (%s limit %d) as c offset 0) as x offset 0) as h) as k
 			group by grouping sets ((), (k.task, k.state, k.error)) having grouping(k.task) = 1 or count(*) filter (where k.fits) > 0 order by whole desc, fit desc, 2, 3, 4 limit %d`,
-			clause(r.with), r.state, condition, r.query, Window, r.state, r.problem, mostKinds+1), args...)
+			clause(r.with), r.state, condition, r.state, r.problem, r.query, Window, mostKinds+1), args...)
 		if err != nil {
 			return k, failed("count jobs", err)
 		}

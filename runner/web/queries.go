@@ -13,10 +13,11 @@ import (
 )
 
 // beginReading and beginWriting set what holds for one transaction alone, since a pooler may give the next one another session. The waits are
-// short: who looks must not stand in anybody's way, and who acts is there to try again.
+// short: who looks must not stand in anybody's way, and who acts is there to try again. Pages read a limited number of rows in an index's order;
+// several processes would read and sort all that fits the filter.
 const (
 	plainly      = `, set_config('timezone', 'UTC', true), set_config('intervalstyle', 'postgres', true), set_config('datestyle', 'ISO, YMD', true)` // whatever the login's settings are
-	beginReading = `begin isolation level repeatable read read only; select set_config('statement_timeout', '5s', true), set_config('lock_timeout', '2s', true), set_config('jit', 'off', true)` + plainly
+	beginReading = `begin isolation level repeatable read read only; select set_config('statement_timeout', '5s', true), set_config('lock_timeout', '2s', true), set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)` + plainly
 	beginWriting = `begin; select set_config('statement_timeout', '60s', true), set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '30s', true)` + plainly
 )
 
