@@ -86,6 +86,44 @@ func (b *bench) ledgerTasks(ctx context.Context, taken samples) error {
 	return s.proven(ctx)
 }
 
+// tasksMemory is the most that the released program takes, while it does each of the four tasks for every account.
+func (b *bench) tasksMemory(ctx context.Context, taken samples) error {
+	path, err := b.built(ctx, "runner/cmd/pgtick")
+	if err != nil {
+		return err
+	}
+	s, err := b.ledger(ctx, "tasks_rss", b.size.accounts)
+	if err != nil {
+		return err
+	}
+	defer s.pool.Close()
+	runner, err := startProgram(path, s)
+	if err != nil {
+		return err
+	}
+	var peak float64
+	for _, t := range []struct {
+		task  string
+		setUp []string
+	}{{credits.Allocate, nil}, {credits.Sync, nil}, {credits.Cleanup, []string{makeHolds}}, {credits.Pending, []string{makePending}}} {
+		if err == nil {
+			err = s.behindTheGuards(ctx, t.setUp)
+		}
+		if err == nil {
+			err = s.done(ctx, t.task)
+		}
+		if err == nil {
+			peak, err = peakMemory(runner.cmd.Process.Pid)
+			fmt.Fprintf(os.Stderr, "%s: at most %.0f MiB so far\n", t.task, peak)
+		}
+	}
+	if err = errors.Join(err, runner.stop()); err != nil {
+		return err
+	}
+	taken.add("tasks_rss", "pgtick", peak)
+	return s.proven(ctx)
+}
+
 // makeEntries gives every account one more entry.
 const makeEntries = `with e as (
 		select a.user_id, a.seq + 1 as seq, a.balance + 7 as balance, a.held, a.head_hash, nextval('credits.transactions_id_seq') as id, now() as at,
@@ -163,9 +201,15 @@ func (s *store) sweep(ctx context.Context, task string) (took, longest time.Dura
 	}
 	defer stop()
 	began := time.Now()
+	err = s.done(ctx, task)
+	return time.Since(began), watch.took, err
+}
+
+// done asks for a task, and waits until it is done.
+func (s *store) done(ctx context.Context, task string) error {
 	id, err := number[int64](ctx, s, `select pgtick.enqueue($1, p_timeout => '1 hour')`, task)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	var state string
 	err = untilEvery(ctx, 20*time.Millisecond, time.Hour, func() (bool, error) {
@@ -173,9 +217,9 @@ func (s *store) sweep(ctx context.Context, task string) (took, longest time.Dura
 		return state == "done" || state == "failed", err
 	})
 	if err == nil && state != "done" {
-		err = errors.New("the task failed")
+		err = fmt.Errorf("the task %s failed", task)
 	}
-	return time.Since(began), watch.took, err
+	return err
 }
 
 // longestChunk measures statements that do a chunk.

@@ -101,6 +101,7 @@ func (b *bench) parts() []part {
 		{"credits", []spec{{"charge_many", "charges/s"}, {"charge_many_two", "charges/s"}}, b.chargeMany},
 		{"credits", []spec{{"allocate", "rows/s"}, {"allocate_longest_chunk", "ms"}, {"sync", "rows/s"}, {"sync_longest_chunk", "ms"}, {"release", "rows/s"},
 			{"release_longest_chunk", "ms"}, {"pending", "rows/s"}, {"pending_longest_chunk", "ms"}}, b.ledgerTasks},
+		{"credits", []spec{{"tasks_rss", "MiB"}}, b.tasksMemory},
 		{"credits", []spec{{"verify", "s"}}, b.verify},
 		{"limits", []spec{{"limiter_decisions", "decisions/s"}, {"limiter_p99", "ms"}}, b.limiter},
 		{"limits", []spec{{"limiter_accuracy", "% off"}}, b.accuracy},

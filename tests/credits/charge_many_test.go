@@ -2,6 +2,7 @@ package credits_test
 
 import (
 	"context"
+	"strconv"
 	"testing"
 	"time"
 
@@ -71,6 +72,16 @@ func TestChargeMany_SaysWhatChargeWouldHaveRaised(t *testing.T) {
 		err := l.refusal(map[bool]string{true: "TK101", false: "TK100"}[amount > 0], "select credits.charge($1, $2, 'k')", user, amount)
 		require.Equal(t, err.Message, one[string](l, "select message from credits.charge_many(array[$1::uuid], array[$2::bigint], '{k}')", user, amount))
 	}
+	long := func(n int) string { return "repeat('x', " + strconv.Itoa(n) + ")" }
+	for _, values := range []string{ // key, endpoint, description, reference_id
+		"'', null, null, null", long(256) + ", null, null, null", "null, null, null, null", "'k', '', null, null", "'k', " + long(256) + ", null, null", "'k', E'\\x01', null, null",
+		"'k', null, " + long(4001) + ", null", "'k', null, null, " + long(256),
+	} {
+		err := l.refusal("TK100", "select credits.charge($1, 1, "+values+")", user)
+		require.Equal(t, err.Message, one[string](l, `select c.message from (values (`+values+`)) as v(key, endpoint, description, reference_id)
+			cross join lateral credits.charge_many(array[$1::uuid], '{1}', array[v.key], array[v.endpoint], array[v.description], array[v.reference_id]) as c`, user), values)
+	}
+	require.EqualValues(t, 1, l.entries(user))
 }
 
 func TestChargeMany_SentAgain_RepeatsItsResults(t *testing.T) {

@@ -83,6 +83,26 @@ begin
   )
   insert into credits.transactions overriding system value values (e.*);
 end $$;
+-- Closes hold p_id as if p_user had opened it just before: with an entry that opens it, one that captures all of it, and the hold's row changed to fit.
+create function model.close_as(p_id bigint, p_user uuid) returns void language plpgsql as $$
+declare
+  h credits.holds;
+  a credits.accounts;
+  o credits.transactions;
+  c credits.transactions;
+begin
+  select * into h from credits.holds where id = p_id;
+  select * into a from credits.accounts where user_id = p_user;
+  o := credits.next_entry(a, 'hold', 0, pgtick.now(), h.amount, h.id);
+  a.seq := o.seq; a.held := o.held_after; a.head_hash := o.hash;
+  c := credits.next_entry(a, 'capture', -h.amount, pgtick.now(), -h.amount, h.id);
+  with moved as (
+    update credits.accounts set balance = c.balance_after, held = c.held_after, seq = c.seq, head_hash = c.hash where user_id = p_user
+  ), closed as (
+    update credits.holds set user_id = p_user, opened_seq = o.seq, closed_seq = c.seq, captured = amount, closed_at = c.final_at, status = 'captured', reason = 'forged' where id = p_id
+  )
+  insert into credits.transactions overriding system value values (o.*), (c.*);
+end $$;
 -- Transfers p_amount from user 1 to user 2 in two entries, with what p_out and p_in say otherwise.
 create function model.forge_transfer(p_to uuid, p_out jsonb, p_in jsonb) returns void language plpgsql as $$
 declare
@@ -325,12 +345,14 @@ var forgeries = map[string][]string{
 		closing(2, "captured", 4, `"amount": -5`, ``), closing(2, "captured", 4, `"held_amount": -9`, ``), closing(2, "captured", 4, `"hold_id": 3`, ``),
 		closing(2, "captured", 4, ``, `"closed_seq": 7`), closing(2, "captured", 4, `"type": "release", "amount": 0`, ``), closing(2, "released", 0, `"type": "capture", "amount": -4`, ``),
 		closing(2, "released", 0, ``, `"closed_at": "2026-01-10 09:30:00"`), closing(2, "captured", 4, ``, `"captured": 5`),
+		holdOf(`"type": "capture", "amount": -5, "held_amount": -10`, `"amount": 10, "status": "captured", "captured": 5, "opened_seq": 1, "closed_seq": 9, "closed_at": "2026-01-10 08:00:00", "reason": "x"`),
 		entryOf(`"type": "release", "held_amount": -10, "hold_id": 2`), entryOf(`"type": "release", "held_amount": -10, "hold_id": 1`), entryOf(`"type": "capture", "amount": -4, "held_amount": -10, "hold_id": 1`),
 	},
 	"TK110": {
 		closing(1, "captured", 5, ``, ``), closing(1, "released", 0, ``, ``),
 		closing(2, "captured", 4, ``, `"expires_at": "2026-01-10 09:30:00"`), closing(2, "captured", 4, ``, `"created_at": "2026-01-10 07:00:00"`), closing(2, "captured", 4, ``, `"opened_seq": 2`),
 		closing(2, "captured", 4, `"held_amount": -9`, `"amount": 9`),
+		"select model.close_as(2, '" + forged2 + "')", "select model.close_as(2, '" + forged1 + "')", // all the entries fit: of another user, whose next seq is that of the hold; of another seq
 		"update credits.holds set expires_at = expires_at where id = 2", "update credits.holds set expires_at = expires_at - interval '1 second' where id = 2",
 		"update credits.holds set expires_at = pgtick.now() + interval '366 days 1 microsecond' where id = 2", "update credits.holds set expires_at = expires_at + interval '1 hour', amount = 11 where id = 2",
 		"update credits.holds set expires_at = expires_at + interval '1 hour', created_at = created_at - interval '1 hour' where id = 2",
@@ -394,7 +416,7 @@ func attempts() map[string][]string {
 	}
 	for column, value := range columns {
 		set := "update credits.transactions set " + column + " = " + value
-		for _, which := range []string{"seq = 5", "synced_to_supabase and seq = 6", "idempotency_key = 'pa'", "idempotency_key = 'f'"} {
+		for _, which := range []string{"seq = 5", "synced_to_supabase and seq = 6", "seq = 7", "idempotency_key = 'pa'", "idempotency_key = 'f'"} {
 			all["TK"] = append(all["TK"], set+" where user_id = '"+forged1+"' and "+which)
 		}
 		if column != "synced_at" {

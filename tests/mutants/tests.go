@@ -188,6 +188,8 @@ func (t test) concerns(m mutant) bool {
 		return forRights.MatchString(m.file())
 	case m.Kind == policy: // in those that migrate anew, since roles have come
 		return ofRights.MatchString(t.Name)
+	case t.Functions == nil && ofRights.MatchString(t.Name):
+		return forRights.MatchString(m.file())
 	case m.Table != "":
 		return slices.Contains(t.Tables, m.Table)
 	}
