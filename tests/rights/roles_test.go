@@ -134,7 +134,8 @@ func TestRoles_RunAgain_SetANewPassword_AndTheSameSettings(t *testing.T) {
 	_, err := pgx.Connect(t.Context(), pgtest.URLAs(db, "again", passwords[0]))
 	requireCode(t, err, "28P01", "the old password")
 	require.Equal(t, 7, one[int](t, owner, "select rolconnlimit from pg_roles where rolname = 'again'"))
-	require.Equal(t, []string{"default_transaction_isolation=read committed", "idle_in_transaction_session_timeout=15min", "idle_session_timeout=0", "statement_timeout=0"},
+	require.Equal(t, []string{"default_transaction_isolation=read committed", "idle_in_transaction_session_timeout=15min", "idle_session_timeout=0", "statement_timeout=0",
+		"tcp_keepalives_count=3", "tcp_keepalives_idle=1min", "tcp_keepalives_interval=10s"},
 		all[string](t, owner, "select unnest(setconfig) from pg_db_role_setting where setrole = 'again'::regrole order by 1"))
 }
 
