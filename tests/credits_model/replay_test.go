@@ -287,6 +287,14 @@ func (p *replayer) chunk(o *operation, a answer, moments []time.Time) error {
 	case p.wrong != nil:
 		return fmt.Errorf("%s, %s: %w", o, a.text, p.wrong)
 	}
+	if o.kind == "allocate_chunk" && !p.exact {
+		fields := strings.Fields(counts) // todo, last_user, seen, busy, allocated, credits, overflowing, period
+		most, err := p.tooRich(fields[7])
+		over, wrong := strconv.Atoi(fields[6])
+		if err != nil || wrong != nil || over > most || slices.ContainsFunc(touched, func(x *row) bool { return x.Period != fields[7] }) {
+			return fmt.Errorf("%s: %s, by the model at most %d overflowing, and all for that month", o, counts, most)
+		}
+	}
 	if p.exact {
 		did = before + did
 		if counts != did {
@@ -416,16 +424,15 @@ func (p *replayer) cleanup(_ *operation, touched []*row, now time.Time) (string,
 	return fmt.Sprintf(" %d %s", len(touched), credits), nil
 }
 
+// allocate: an account that is too rich for its allocation was passed over, or was busy or not yet come to; nobody else counts as too rich.
 func (p *replayer) allocate(_ *operation, touched []*row, now time.Time) (string, error) {
 	credits := &total{}
-	period := ""
 	for _, x := range touched {
 		a := p.accounts[x.User]
 		opens, err := time.Parse(time.DateOnly, x.Period)
 		if err != nil || a == nil || a.months[x.Period] != nil {
 			return "", fmt.Errorf("an allocation of %s, which user %s has already", x.Period, x.User)
 		}
-		period = " " + x.Period
 		share := p.share(a.tier, a.created, opens)
 		credits.add(share)
 		p.add(a, &entry{kind: "allocation", amount: share, period: x.Period}, now)
@@ -436,7 +443,18 @@ func (p *replayer) allocate(_ *operation, touched []*row, now time.Time) (string
 	if len(touched) == 0 {
 		return " 0 0", nil
 	}
-	return fmt.Sprintf(" %d %s 0%s", len(touched), credits, period), nil
+	return fmt.Sprintf(" %d %s", len(touched), credits), nil
+}
+
+// tooRich counts the accounts whose balance can not hold what they have not got yet for the month.
+func (p *replayer) tooRich(period string) (n int, err error) {
+	opens, err := time.Parse(time.DateOnly, period)
+	for _, a := range p.accounts {
+		if share := p.share(a.tier, a.created, opens); a.months[period] == nil && overflows(a.balance, share) {
+			n++
+		}
+	}
+	return n, err
 }
 
 func (p *replayer) resolveChunk(_ *operation, touched []*row, now time.Time) (string, error) {
