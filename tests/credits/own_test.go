@@ -15,6 +15,7 @@ func TestOwnOperations_AreForEndUsersOnlyWhereTheOwnerAllowsThem(t *testing.T) {
 	l := &ledger{DB: pgtest.NewOn(t, pgtest.Server(t)), t: t}
 	l.exec("create role anon; create role authenticated; create role service_role")
 	l.Migrate(t)
+	l.exec("create function public.my_charge() returns text language sql as $$ select 'of the application' $$; revoke execute on function public.my_charge() from public")
 	me, other := l.user("standard", 100), l.user("standard", 100)
 	mine, theirs := l.hold(me, 10, "1 hour", "h"), l.hold(other, 10, "1 hour", "h")
 	operations := map[string]string{
@@ -32,6 +33,8 @@ func TestOwnOperations_AreForEndUsersOnlyWhereTheOwnerAllowsThem(t *testing.T) {
 		got, err := ask("authenticated", me, operation, mine)
 		require.NoError(t, err)
 		require.Equal(t, "booked", got)
+		_, err = l.as("authenticated", me, "select public.my_charge()")
+		requireCode(t, "42501", err) // it only has the name
 		_, err = ask("authenticated", "", operation, mine)
 		require.Error(t, err, "nobody has no account")
 		_, err = ask("anon", me, operation, mine)

@@ -311,6 +311,8 @@ var forgeries = map[string][]string{
 		"select model.forge_two('{}', '{\"type\": \"gift\"}')", "select model.forge_two('{\"type\": \"gift\"}', '{}')",
 		// What it names.
 		entryOf(`"type": "refund", "amount": 5, "related_id": 100000`), related(`"type": "refund", "amount": 6`, forged1, "c"), related(`"type": "refund", "amount": 5`, forged1, "g"),
+		"select credits.adjust('" + forged1 + "', -5, 'why', 'adj'); " + related(`"type": "refund", "amount": 5`, forged1, "adj"),
+		"select credits.transfer('" + forged1 + "', '" + forged2 + "', 5, 'tr'); " + related(`"type": "refund", "amount": 5`, forged1, "tr"),
 		related(`"type": "refund", "amount": 5`, forged2, "c"), related(`"type": "refund", "amount": 5`, forged1, "pd"), related(`"type": "refund", "amount": 1`, forged1, "h2"),
 		entryOf(`"type": "adjustment", "amount": 5, "description": "why", "related_id": 100000`), related(`"type": "adjustment", "amount": 5, "description": "why"`, forged2, "g"),
 		related(`"type": "adjustment", "amount": 5, "description": "why"`, forged1, "pa"),
@@ -360,6 +362,9 @@ var forgeries = map[string][]string{
 		"update credits.accounts set user_id = gen_random_uuid()", "update credits.accounts set created_at = created_at + interval '1 second'",
 		"delete from credits.accounts", "delete from credits.holds", "delete from credits.transactions", "truncate credits.transactions", "truncate credits.holds, credits.transactions",
 		"truncate credits.accounts", "truncate credits.holds",
+		// Two of the lawful changes at once.
+		pendingTo(`status = 'COMPLETED', seq = a.seq + 1, balance_after = a.balance + 5, held_after = a.held, final_at = pgtick.now(), synced_to_supabase = true, synced_at = pgtick.now()`),
+		"update credits.transactions set redacted_at = pgtick.now(), synced_to_supabase = true, synced_at = pgtick.now() where seq = 7",
 		// What only redact may do, and what it may not.
 		"update credits.transactions set redacted_at = pgtick.now(), description = null where seq = 5", "update credits.transactions set redacted_at = pgtick.now(), reference_id = null where seq = 5",
 		"update credits.transactions set description = null, reference_id = null where seq = 5",
@@ -377,7 +382,7 @@ var forgeries = map[string][]string{
 		holdOf(`"type": "hold", "held_amount": 5`, `"amount": 0`), holdOf(`"type": "hold", "held_amount": 5`, `"expires_at": "infinity"`),
 		holdOf(`"type": "hold", "held_amount": 5`, `"expires_at": "2026-01-10 08:00:00"`), holdOf(`"type": "hold", "held_amount": 5`, `"reason": "x"`),
 		entryOf(`"type": "deduction", "amount": -1000`), holdOf(`"type": "hold", "held_amount": 1000`, ``),
-		"insert into credits.tiers values ('', 5)", "insert into credits.tiers values ('x', -1)", "insert into credits.usage_rates values ('', 5)", "insert into credits.usage_rates values (E'a\\nb', 5)",
+		"insert into credits.tiers values ('', 5)", "insert into credits.tiers values ('x', -1)", "insert into credits.usage_rates values ('', 5)", "insert into credits.usage_rates values (repeat('x', 256), 5)", "insert into credits.usage_rates values (E'a\\nb', 5)",
 		"insert into credits.usage_rates values ('/x', 0)", "update credits.settings set value = 'some'", "insert into credits.settings values ('other', 'full')",
 		"update credits.pending_rules set type = 'hold' where type = 'refund'", "update credits.pending_rules set after = '0'", "update credits.pending_rules set action = 'x'",
 		"insert into credits.sync_refusals values (1, 'x', 'x', 0, now())", "insert into credits.own_operations values ('grant', now(), 'x')",

@@ -315,7 +315,8 @@ func TestMarksAndRefusals_AreForCompletedEntriesAlone(t *testing.T) {
 	require.Empty(t, all[int64](t, l, `select credits.mark_synced('{1}')`), "once")
 	do(t, l, `select credits.set_aside(1, 'there', 'no')`)
 	require.Zero(t, one[int64](t, l, setAside))
-	for _, bad := range []string{`select credits.set_aside(2, '', 'no')`, `select credits.set_aside(2, 'there', null)`, `select credits.unsynced_chunk(null, 0)`} {
+	for _, bad := range []string{`select credits.set_aside(2, '', 'no')`, `select credits.set_aside(2, null, 'no')`, `select credits.set_aside(2, repeat('x', 501), 'no')`,
+		`select credits.set_aside(2, 'there', null)`, `select credits.set_aside(2, 'there', '')`, `select credits.set_aside(2, 'there', repeat('x', 4001))`, `select credits.unsynced_chunk(null, 0)`} {
 		_, err := l.Pool.Exec(t.Context(), bad)
 		var pg *pgconn.PgError
 		require.ErrorAs(t, err, &pg, bad)
