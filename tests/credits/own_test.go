@@ -25,18 +25,23 @@ func TestOwnOperations_AreForEndUsersOnlyWhereTheOwnerAllowsThem(t *testing.T) {
 	ask := func(role, subject, operation string, hold int64) (string, error) {
 		return l.as(role, subject, replaceHold(operations[operation], hold))
 	}
+	allowed := func() []string {
+		return all[string](l, `select p.proname::text from pg_proc as p where p.pronamespace = 'credits'::regnamespace and p.proname in ('my_charge', 'my_hold', 'my_capture', 'my_release')
+			and has_function_privilege('authenticated', p.oid, 'execute') order by 1`)
+	}
 	for operation := range operations {
 		_, err := ask("authenticated", me, operation, mine)
 		requireCode(t, "42501", err)
 		l.exec("select credits.allow_own($1)", operation)
 		l.Migrate(t) // the owner's word stays through an upgrade
+		require.Equal(t, []string{"my_" + operation}, allowed())
 		got, err := ask("authenticated", me, operation, mine)
 		require.NoError(t, err)
 		require.Equal(t, "booked", got)
 		_, err = l.as("authenticated", me, "select public.my_charge()")
 		requireCode(t, "42501", err) // it only has the name
 		_, err = ask("authenticated", "", operation, mine)
-		require.Error(t, err, "nobody has no account")
+		requireCode(t, "TK102", err) // nobody has no account
 		_, err = ask("anon", me, operation, mine)
 		requireCode(t, "42501", err)
 		if operation == "capture" || operation == "release" {
@@ -50,6 +55,8 @@ func TestOwnOperations_AreForEndUsersOnlyWhereTheOwnerAllowsThem(t *testing.T) {
 		_, err = ask("authenticated", me, operation, mine)
 		requireCode(t, "42501", err)
 	}
+	l.exec("select credits.allow_own('charge'), credits.allow_own('hold'), credits.allow_own('charge', false)")
+	require.Equal(t, []string{"my_hold"}, allowed())
 	l.refused("TK100", "select credits.allow_own('grant')")
 	l.refused("TK100", "select credits.allow_own('charge', null)")
 	l.requireBalance(other, 100, 10)

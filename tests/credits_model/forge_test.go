@@ -216,6 +216,7 @@ var lawful = []string{
 	"update credits.transactions set description = null, reference_id = null, redacted_at = pgtick.now() where seq = 5",
 	related(`"type": "refund", "amount": 5`, forged1, "c"), related(`"type": "adjustment", "amount": 5, "description": "why"`, forged1, "g"),
 	related(`"type": "adjustment", "amount": 5, "description": "why"`, forged1, "c") + "; " + related(`"type": "refund", "amount": 5`, forged1, "c"), // only refunds count
+	related(`"status": "PENDING", "type": "refund", "amount": 5`, forged1, "c") + "; " + related(`"type": "refund", "amount": 5`, forged1, "c"), // nor do pending ones
 	pendingTo(`status = 'COMPLETED', seq = a.seq + 1, balance_after = a.balance + 5, held_after = a.held, final_at = pgtick.now()`),
 	asCharge(entryOf(`"amount": 5`)), "select model.forge_two('{}', '{}')",
 	"insert into credits.accounts (user_id, tier, created_at) values ('" + forged1 + "', 'standard', pgtick.now()) on conflict (user_id) do update set tier = excluded.tier",
@@ -370,6 +371,7 @@ var forgeries = map[string][]string{
 		// Two of the lawful changes at once.
 		pendingTo(`status = 'COMPLETED', seq = a.seq + 1, balance_after = a.balance + 5, held_after = a.held, final_at = pgtick.now(), synced_to_supabase = true, synced_at = pgtick.now()`),
 		"update credits.transactions set redacted_at = pgtick.now(), synced_to_supabase = true, synced_at = pgtick.now() where seq = 7",
+		"update credits.transactions set id = default, synced_to_supabase = true, synced_at = pgtick.now() where seq = 7",
 		// What only redact may do, and what it may not.
 		"update credits.transactions set redacted_at = pgtick.now(), description = null where seq = 5", "update credits.transactions set redacted_at = pgtick.now(), reference_id = null where seq = 5",
 		"update credits.transactions set description = null, reference_id = null where seq = 5",
