@@ -216,7 +216,7 @@ var lawful = []string{
 	"update credits.transactions set description = null, reference_id = null, redacted_at = pgtick.now() where seq = 5",
 	related(`"type": "refund", "amount": 5`, forged1, "c"), related(`"type": "adjustment", "amount": 5, "description": "why"`, forged1, "g"),
 	related(`"type": "adjustment", "amount": 5, "description": "why"`, forged1, "c") + "; " + related(`"type": "refund", "amount": 5`, forged1, "c"), // only refunds count
-	related(`"status": "PENDING", "type": "refund", "amount": 5`, forged1, "c") + "; " + related(`"type": "refund", "amount": 5`, forged1, "c"), // nor do pending ones
+	related(`"status": "PENDING", "type": "refund", "amount": 5`, forged1, "c") + "; " + related(`"type": "refund", "amount": 5`, forged1, "c"),      // nor do pending ones
 	pendingTo(`status = 'COMPLETED', seq = a.seq + 1, balance_after = a.balance + 5, held_after = a.held, final_at = pgtick.now()`),
 	asCharge(entryOf(`"amount": 5`)), "select model.forge_two('{}', '{}')",
 	"insert into credits.accounts (user_id, tier, created_at) values ('" + forged1 + "', 'standard', pgtick.now()) on conflict (user_id) do update set tier = excluded.tier",
