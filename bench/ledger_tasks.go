@@ -101,27 +101,32 @@ func (b *bench) tasksMemory(ctx context.Context, taken samples) error {
 	if err != nil {
 		return err
 	}
-	var peak float64
-	for _, t := range []struct {
-		task  string
-		setUp []string
-	}{{credits.Allocate, nil}, {credits.Sync, nil}, {credits.Cleanup, []string{makeHolds}}, {credits.Pending, []string{makePending}}} {
-		if err == nil {
-			err = s.behindTheGuards(ctx, t.setUp)
-		}
-		if err == nil {
-			err = s.done(ctx, t.task)
-		}
-		if err == nil {
-			peak, err = peakMemory(runner.cmd.Process.Pid)
-			fmt.Fprintf(os.Stderr, "%s: at most %.0f MiB so far\n", t.task, peak)
-		}
-	}
+	peak, err := s.peakOfTasks(ctx, runner.cmd.Process.Pid)
 	if err = errors.Join(err, runner.stop()); err != nil {
 		return err
 	}
 	taken.add("tasks_rss", "pgtick", peak)
 	return s.proven(ctx)
+}
+
+// peakOfTasks has the runner of that process do each of the four tasks.
+func (s *store) peakOfTasks(ctx context.Context, pid int) (peak float64, err error) {
+	for _, t := range []struct {
+		task  string
+		setUp []string
+	}{{credits.Allocate, nil}, {credits.Sync, nil}, {credits.Cleanup, []string{makeHolds}}, {credits.Pending, []string{makePending}}} {
+		if err := s.behindTheGuards(ctx, t.setUp); err != nil {
+			return 0, err
+		}
+		if err := s.done(ctx, t.task); err != nil {
+			return 0, err
+		}
+		if peak, err = peakMemory(pid); err != nil {
+			return 0, err
+		}
+		fmt.Fprintf(os.Stderr, "%s: at most %.0f MiB so far\n", t.task, peak)
+	}
+	return peak, nil
 }
 
 // makeEntries gives every account one more entry.

@@ -424,7 +424,6 @@ func (p *replayer) cleanup(_ *operation, touched []*row, now time.Time) (string,
 	return fmt.Sprintf(" %d %s", len(touched), credits), nil
 }
 
-// allocate: an account that is too rich for its allocation was passed over, or was busy or not yet come to; nobody else counts as too rich.
 func (p *replayer) allocate(_ *operation, touched []*row, now time.Time) (string, error) {
 	credits := &total{}
 	for _, x := range touched {
@@ -446,7 +445,8 @@ func (p *replayer) allocate(_ *operation, touched []*row, now time.Time) (string
 	return fmt.Sprintf(" %d %s", len(touched), credits), nil
 }
 
-// tooRich counts the accounts whose balance can not hold what they have not got yet for the month.
+// tooRich counts the accounts whose balance can not hold what they have not got yet for the month. Beside other sessions it is a bound: each of them
+// was passed over as such, or was busy, or was not come to.
 func (p *replayer) tooRich(period string) (n int, err error) {
 	opens, err := time.Parse(time.DateOnly, period)
 	for _, a := range p.accounts {
