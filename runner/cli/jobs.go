@@ -375,12 +375,8 @@ elsewhere there is a line for each change, and with --json the row of pgtick.job
 		if len(args) == 1 {
 			return watchOne(cmd, args[0], *asJSON)
 		}
-		return withConnection(cmd, nil, func(ctx context.Context, conn *pgx.Conn) error {
-			w := watchMany{flags: flags, limit: limit, asJSON: *asJSON, seen: map[int64]string{}}
-			return again(ctx, cmd, time.Second, func(v view) error {
-				return inTransaction(ctx, conn, func(tx pgx.Tx) error { return w.show(ctx, tx, v) })
-			})
-		})
+		w := watchMany{flags: flags, limit: limit, asJSON: *asJSON, seen: map[int64]string{}}
+		return again(cmd, time.Second, w.show)
 	}
 	settings(cmd, "database-url")
 	return checked(cmd, func() error {
@@ -488,32 +484,28 @@ func watchOne(cmd *cobra.Command, arg string, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	return withConnection(cmd, nil, func(ctx context.Context, conn *pgx.Conn) error {
-		var last jobs.JobView
-		said := ""
-		err := again(ctx, cmd, time.Second, func(v view) error {
-			return inTransaction(ctx, conn, func(tx pgx.Tx) (err error) {
-				if last, err = job(ctx, tx, id); err != nil {
-					return err
-				}
-				if v.terminal && !asJSON {
-					err = drawJob(ctx, tx, v, last)
-				} else if line := changeLine(last); line != said {
-					said, err = line, sayChange(ctx, tx, v, last, line, asJSON)
-				}
-				return err
-			})
-		}, func() bool { return last.FinishedAt != nil })
-		switch {
-		case err != nil:
+	var last jobs.JobView
+	said := ""
+	err = again(cmd, time.Second, func(ctx context.Context, tx pgx.Tx, v view) (err error) {
+		if last, err = job(ctx, tx, id); err != nil {
 			return err
-		case last.FinishedAt == nil:
-			return fmt.Errorf("job %d goes on without us: %w", id, context.Cause(ctx))
-		case last.State != "done":
-			return fmt.Errorf("job %d is %s after %d attempts: %s", id, last.State, last.Attempt, jobWhat(last))
 		}
-		return nil
-	})
+		if v.terminal && !asJSON {
+			err = drawJob(ctx, tx, v, last)
+		} else if line := changeLine(last); line != said {
+			said, err = line, sayChange(ctx, tx, v, last, line, asJSON)
+		}
+		return err
+	}, func() bool { return last.FinishedAt != nil })
+	switch {
+	case err != nil:
+		return err
+	case last.FinishedAt == nil:
+		return fmt.Errorf("job %d goes on without us: %w", id, context.Cause(cmd.Context()))
+	case last.State != "done":
+		return fmt.Errorf("job %d is %s after %d attempts: %s", id, last.State, last.Attempt, jobWhat(last))
+	}
+	return nil
 }
 
 // drawJob is what a terminal shows of a job that is watched.

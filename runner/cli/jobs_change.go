@@ -352,11 +352,11 @@ func (w *wish) enqueue(ctx context.Context, cmd *cobra.Command, conn *pgx.Conn, 
 	if err != nil {
 		return err
 	}
-	h := handRun{conn: conn, schedule: task, id: id, out: cmd.OutOrStdout(), talk: cmd.ErrOrStderr(), asJSON: w.asJSON}
+	h := handRun{schedule: task, id: id, out: cmd.OutOrStdout(), talk: cmd.ErrOrStderr(), asJSON: w.asJSON}
 	if w.wait {
-		return h.follow(ctx)
+		return h.follow(ctx, newSession(cmd, conn))
 	}
-	if err := h.print(ctx); err != nil {
+	if err := h.print(ctx, conn); err != nil {
 		return err
 	}
 	sayNobody(ctx, conn, h.talk, id, task)

@@ -128,11 +128,11 @@ with exit code 0 when it is done, 1 when it has failed or was cancelled. With --
 				if err != nil {
 					return err
 				}
-				h := handRun{conn: conn, schedule: args[0], id: id, out: cmd.OutOrStdout(), talk: cmd.ErrOrStderr(), asJSON: asJSON}
+				h := handRun{schedule: args[0], id: id, out: cmd.OutOrStdout(), talk: cmd.ErrOrStderr(), asJSON: asJSON}
 				if wait {
-					return h.follow(ctx)
+					return h.follow(ctx, newSession(cmd, conn))
 				}
-				return h.print(ctx)
+				return h.print(ctx, conn)
 			})
 		},
 	}
@@ -144,7 +144,6 @@ with exit code 0 when it is done, 1 when it has failed or was cancelled. With --
 
 // handRun is one run of a schedule by hand.
 type handRun struct {
-	conn     *pgx.Conn
 	schedule string
 	id       int64
 	out      io.Writer
@@ -152,12 +151,12 @@ type handRun struct {
 	asJSON   bool
 }
 
-func (h handRun) print(ctx context.Context) error {
+func (h handRun) print(ctx context.Context, conn *pgx.Conn) error {
 	if !h.asJSON {
 		_, err := fmt.Fprintln(h.out, h.id)
 		return err
 	}
-	return inTransaction(ctx, h.conn, func(tx pgx.Tx) error {
+	return inTransaction(ctx, conn, func(tx pgx.Tx) error {
 		row, err := jobs.JobRow(ctx, tx, h.id)
 		if err != nil {
 			return err
@@ -172,10 +171,11 @@ const (
 	patience = 5 * time.Second
 )
 
-// follow waits for the job's end. The id comes first, so that it is known whatever becomes of this program.
-func (h handRun) follow(ctx context.Context) error {
+// follow waits for the job's end, and for a database that goes away meanwhile. The id comes first, so that it is known whatever becomes of this program.
+func (h handRun) follow(ctx context.Context, s *session) error {
+	defer s.close(ctx)
 	if !h.asJSON {
-		if err := h.print(ctx); err != nil {
+		if err := h.print(ctx, s.conn); err != nil {
 			return err
 		}
 	}
@@ -185,7 +185,11 @@ func (h handRun) follow(ctx context.Context) error {
 	defer again.Stop()
 	impatient := time.After(patience)
 	for {
-		job, err := jobs.Get(ctx, h.conn, h.id)
+		var job jobs.Job
+		err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+			job, err = jobs.Get(ctx, conn, h.id)
+			return err
+		})
 		if ctx.Err() != nil {
 			return fmt.Errorf("job %d goes on without us: %w", h.id, context.Cause(ctx))
 		}
@@ -194,28 +198,28 @@ func (h handRun) follow(ctx context.Context) error {
 		}
 		if job.FinishedAt != nil {
 			_ = bar.Clear()
-			return h.ended(ctx, job)
+			return h.ended(ctx, s, job)
 		}
 		_ = bar.Add(1)
 		select {
 		case <-ctx.Done(): // the next look says so
 		case <-impatient:
-			h.sayUnserved(ctx, job)
+			h.sayUnserved(ctx, s.conn, job)
 		case <-again.C:
 		}
 	}
 }
 
 // sayUnserved tells why nothing happens, where it is known.
-func (h handRun) sayUnserved(ctx context.Context, job jobs.Job) {
-	if served, err := jobs.Served(ctx, h.conn, h.id); err == nil && !served && job.State == "ready" {
+func (h handRun) sayUnserved(ctx context.Context, conn *pgx.Conn, job jobs.Job) {
+	if served, err := jobs.Served(ctx, conn, h.id); err == nil && !served && job.State == "ready" {
 		_, _ = fmt.Fprintf(h.talk, "job %d waits: no runner is there for task %s (pgtick work starts one)\n", h.id, job.Task)
 	}
 }
 
-func (h handRun) ended(ctx context.Context, job jobs.Job) error {
+func (h handRun) ended(ctx context.Context, s *session, job jobs.Job) error {
 	if h.asJSON {
-		if err := h.print(ctx); err != nil {
+		if err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error { return h.print(ctx, conn) }); err != nil {
 			return err
 		}
 	}

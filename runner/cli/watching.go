@@ -32,15 +32,13 @@ func watchable(cmd *cobra.Command, show func(ctx context.Context, tx pgx.Tx, v v
 		if err != nil {
 			return err
 		}
-		return withConnection(cmd, nil, func(ctx context.Context, conn *pgx.Conn) error {
-			if pause == 0 {
+		if pause == 0 {
+			return withConnection(cmd, nil, func(ctx context.Context, conn *pgx.Conn) error {
 				v := view{newScreen(cmd.OutOrStdout()), cmd.ErrOrStderr()}
 				return inTransaction(ctx, conn, func(tx pgx.Tx) error { return show(ctx, tx, v) })
-			}
-			return again(ctx, cmd, pause, func(v view) error {
-				return inTransaction(ctx, conn, func(tx pgx.Tx) error { return show(ctx, tx, v) })
 			})
-		})
+		}
+		return again(cmd, pause, show)
 	}
 	settings(cmd, "database-url")
 	return cmd
@@ -58,25 +56,31 @@ func readEvery(value string) (time.Duration, error) {
 	return pause, nil
 }
 
-// again calls show until the first signal, which is how such a command ends well, or until one of over says so.
-func again(ctx context.Context, cmd *cobra.Command, pause time.Duration, show func(v view) error, over ...func() bool) error {
-	look := time.NewTicker(pause)
-	defer look.Stop()
-	for first := true; ; first = false {
-		v := view{newScreen(cmd.OutOrStdout()), cmd.ErrOrStderr()}
-		err := v.replace(first, show)
-		if ctx.Err() != nil {
-			return nil
+// again calls show until the first signal, which is how such a command ends well, or until one of over says so. A database that goes away is waited for.
+func again(cmd *cobra.Command, pause time.Duration, show func(ctx context.Context, tx pgx.Tx, v view) error, over ...func() bool) error {
+	return withSession(cmd, func(ctx context.Context, s *session) error {
+		look := time.NewTicker(pause)
+		defer look.Stop()
+		for first := true; ; first = false {
+			v := view{newScreen(cmd.OutOrStdout()), cmd.ErrOrStderr()}
+			err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+				return v.replace(first, func(v view) error {
+					return inTransaction(ctx, conn, func(tx pgx.Tx) error { return show(ctx, tx, v) })
+				})
+			})
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil || slices.ContainsFunc(over, func(is func() bool) bool { return is() }) {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-look.C:
+			}
 		}
-		if err != nil || slices.ContainsFunc(over, func(is func() bool) bool { return is() }) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-look.C:
-		}
-	}
+	})
 }
 
 // replace draws over what stands on a terminal; elsewhere one view follows the other.

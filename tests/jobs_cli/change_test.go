@@ -2,7 +2,9 @@ package jobscli
 
 import (
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pgtick/pgtick/tests/faults/proxy"
 	"github.com/pgtick/pgtick/tests/pgtest"
 )
 
@@ -238,6 +241,70 @@ func TestWatch_OfAJob_Interrupted_SaysThatItGoesOn(t *testing.T) {
 	_ = cmd.Wait()
 	require.Equal(t, 1, cmd.ProcessState.ExitCode())
 	require.Contains(t, talk.String(), "goes on without us")
+}
+
+// A database that is restarted, fails over or is out of reach for a while does not end what waits for a job, nor what shows a list.
+func TestWatch_WhileTheDatabaseIsAway_SaysSoOnce_AndGoesOn(t *testing.T) {
+	t.Parallel()
+	db := live(t)
+	c := newCrew(t, db, []string{"default"}, []string{"slow"})
+	id := enqueue(t, db, "slow", "")
+	do(t, db, `select pgtick.schedule('s', '@daily', 'slow')`)
+	way := proxy.Start(t, db.URL)
+	type watcher struct {
+		cmd       *exec.Cmd
+		out, talk lockedText
+	}
+	start := func(shown string, args ...string) *watcher {
+		w := &watcher{cmd: call{}.command(t, way.URL(db.URL), args...)}
+		w.cmd.Stdout, w.cmd.Stderr = &w.out, &w.talk
+		require.NoError(t, w.cmd.Start())
+		says(t, &w.out, shown)
+		return w
+	}
+	watch, list := start("is ready", "jobs", "watch", itoa(id)), start(`"state":"ready"`, "jobs", "list", "--watch=1s", "--json")
+	waits := start("\n", "schedules", "run", "s", "--wait")
+	all := []*watcher{watch, list, waits}
+
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, nobody.Close())
+	way.SwitchTo("postgres://" + nobody.Addr().String())
+	way.Cut()
+	for _, w := range all {
+		says(t, &w.talk, "can't be reached")
+	}
+	way.SwitchTo(db.URL)
+	for _, w := range all {
+		says(t, &w.talk, "connected again\n")
+		require.Regexp(t, `^the connection is lost: .+; connecting again \(Ctrl-C ends this\)\n(the database at 127.0.0.1, port \d+, can't be reached: .+\n)+connected again\n$`, w.talk.String())
+	}
+	c.claim(t, 2)
+	c.end(t, "done", "", `"well"`, id, id+1)
+	for _, w := range []*watcher{watch, waits} {
+		require.NoError(t, w.cmd.Wait(), "%s", &w.talk)
+	}
+	require.Contains(t, watch.out.String(), "is done, attempt 1/20")
+	require.Contains(t, waits.talk.String(), "is done in ")
+	says(t, &list.out, `"state":"done"`)
+	require.NoError(t, list.cmd.Process.Signal(syscall.SIGINT))
+	require.NoError(t, list.cmd.Wait(), "%s", &list.talk)
+}
+
+func TestWatch_OfADatabaseThatIsGone_Ends(t *testing.T) {
+	t.Parallel()
+	db := live(t)
+	id := enqueue(t, db, "slow", "")
+	cmd := call{}.command(t, db.URL, "jobs", "watch", itoa(id))
+	var out, talk lockedText
+	cmd.Stdout, cmd.Stderr = &out, &talk
+	require.NoError(t, cmd.Start())
+	says(t, &out, "is ready")
+	db.Pool.Close()
+	do(t, pgtest.New(t), "drop database "+db.Name+" with (force)")
+	_ = cmd.Wait()
+	require.Equal(t, 1, cmd.ProcessState.ExitCode())
+	require.Contains(t, talk.String(), fmt.Sprintf("database %q does not exist (SQLSTATE 3D000)", db.Name))
 }
 
 // With --watch a list is shown again and again, as rows or as tables.
