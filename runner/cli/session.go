@@ -87,5 +87,6 @@ func (s *session) reconnect(ctx context.Context, lost error) error {
 // mayComeBack: a server that knows the role or the database no more is not waited for, and one that refuses a login might lock it out.
 func mayComeBack(err error) bool {
 	var pg *pgconn.PgError
-	return !jobs.RefusedLogin(err) && !(errors.As(err, &pg) && pg.Code == "3D000")
+	gone := errors.As(err, &pg) && pg.Code == "3D000"
+	return !gone && !jobs.RefusedLogin(err)
 }
