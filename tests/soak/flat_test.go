@@ -115,7 +115,7 @@ var measures = []measure{
 	{"start of a job, p50, ms", waits(0.50), -1, 0.5, false},
 	{"start of a job, p99, ms", waits(0.99), -1, 2, false},
 	{"memory of a runner, MiB", mean(func(s sample) []float64 { return s.Memory }), -1, 2, false},
-	{"live_jobs, MiB", median(func(s sample) float64 { return mib(s.Table) }), -1, 1, true},
+	{"live_jobs, MiB", median(func(s sample) float64 { return mib(s.Table) }), -1, 1, false}, // vacuum cuts off what is empty at its end: it goes with the traffic, up and down
 	{"its indexes, MiB", median(func(s sample) float64 { return mib(s.Indexes) }), -1, 1, true},
 	{"its dead rows", median(func(s sample) float64 { return float64(s.Dead) }), 0, 0, false},
 	{"other tables, MiB", median(func(s sample) float64 { return mib(s.Others) }), -1, 1, true},
@@ -278,8 +278,9 @@ func TestDay_TheJudge_FindsWhatHasBecomeWorse_AndNothingElse(t *testing.T) {
 	require.Empty(t, run(end, func(s *sample) {
 		s.Burst, s.Table, s.Memory, s.Jobs, s.Ledger = 4600, 54<<20, []float64{43}, 1, 900<<20
 	}))
-	require.Empty(t, run(long.pinned, func(s *sample) { s.Table, s.Indexes, s.Others = 200<<20, 100<<20, 40<<20 }), "what the old transaction has left, and has not grown since")
-	require.Len(t, run(long.pinned-1, func(s *sample) { s.Table = 200 << 20 }), 1, "that began before it")
+	require.Empty(t, run(long.pinned, func(s *sample) { s.Indexes, s.Others = 100<<20, 40<<20 }), "what the old transaction has left, and has not grown since")
+	require.Len(t, run(long.pinned-1, func(s *sample) { s.Indexes = 100 << 20 }), 1, "that began before it")
+	require.Len(t, run(long.pinned, func(s *sample) { s.Table = 200 << 20 }), 1, "the table is to be as small again as it was")
 	for name, change := range map[string]func(s *sample){
 		"jobs/s of a peak":        func(s *sample) { s.Burst = 4400 },
 		"start of a job, p50, ms": func(s *sample) { s.Waits = []float64{23, 23, 21} },
