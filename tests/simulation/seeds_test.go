@@ -142,6 +142,9 @@ func TestSeeds_OfRandomRuns_NothingIsWrong(t *testing.T) {
 					t.Logf("PGTICK_SEED=%d", n)
 					w.show(t, f)
 				}
+				if full() && (n-first)/2%500 == 499 {
+					t.Logf("up to seed %d in %s", n, time.Since(began).Round(time.Second))
+				}
 			}
 			t.Logf("seeds %d to %d, every second one, in %s: %+v", first, first+uint64(seeds)-1, time.Since(began).Round(time.Second), *w.stats)
 		})
