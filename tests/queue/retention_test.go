@@ -279,3 +279,59 @@ func TestAudit_IsKeptFor400Days(t *testing.T) {
 	maintain(t, db)
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.audit"))
 }
+
+// largeIndexes are those of a small table: of 50,000 jobs with long names, of which all but the ten first ones are gone. It returns their size in bytes.
+func largeIndexes(t *testing.T, db *pgtest.DB) int64 {
+	t.Helper()
+	enqueue(t, db, "echo", 10)
+	exec(t, db.Pool, `insert into pgtick.live_jobs (task, queue, priority, run_at, max_attempts, timeout, args, created_at)
+		select repeat('t', 200), repeat('q', 200), 5, pgtick.now(), 1, '1 s', '{}', pgtick.now() from generate_series(1, 50000)`)
+	exec(t, db.Pool, "delete from pgtick.live_jobs where task <> 'echo'")
+	exec(t, db.Pool, "vacuum pgtick.live_jobs")
+	require.Less(t, one[int64](t, db.Pool, "select pg_relation_size('pgtick.live_jobs')"), int64(1<<20), "vacuum cuts the table")
+	size := indexSize(t, db)
+	require.Greater(t, size, int64(20<<20), "and no index")
+	return size
+}
+
+func indexSize(t *testing.T, db *pgtest.DB) int64 {
+	t.Helper()
+	return one[int64](t, db.Pool, "select pg_indexes_size('pgtick.live_jobs')")
+}
+
+func TestMaintain_IndexesThatABacklogHasLeftLarge_AreBuiltAnew(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Quiet(t)
+	largeIndexes(t, db)
+	maintain(t, db)
+	require.Less(t, indexSize(t, db), int64(1<<20))
+	r := register(t, db, "r", "echo")
+	require.Len(t, r.claim(t, db.Pool, 20), 10)
+	files := "select array_agg(pg_relation_filenode(i.indexrelid)::bigint order by i.indexrelid) from pg_index as i where i.indrelid = 'pgtick.live_jobs'::regclass"
+	before := one[[]int64](t, db.Pool, files)
+	maintain(t, db)
+	require.Equal(t, before, one[[]int64](t, db.Pool, files), "small ones are left alone")
+}
+
+// A task's transaction holds a lock on the table until its end, and may take long: upkeep neither waits for it nor has others wait for itself.
+func TestMaintain_WhileATaskIsAtItsJob_LeavesLargeIndexes_AndSaysNothing(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Quiet(t)
+	large := largeIndexes(t, db)
+	r := register(t, db, "r", "echo")
+	claims := r.claim(t, db.Pool, 2)
+	task := session(t, db)
+	exec(t, task, "begin")
+	exec(t, task, "select pgtick.check_claim($1, $2)", claims[0].ID, claims[0].Fence)
+	upkeep := session(t, db)
+	exec(t, upkeep, "set statement_timeout = '15s'") // far beyond its own lock_timeout
+	exec(t, upkeep, "select pgtick.maintain()")
+	require.Nil(t, one[*string](t, db.Pool, "select problem from pgtick.upkeep where what = 'maintain'"))
+	require.Equal(t, large, indexSize(t, db))
+	require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, claims[1].is("done")))
+	exec(t, task, "commit")
+	maintain(t, db)
+	require.Less(t, indexSize(t, db), large)
+}

@@ -7203,6 +7203,39 @@ as $$
 $$;
 comment on function pgtick.history_days(date) is 'The days whose partitions of history are needed on p_today and the two days after it.';
 
+-- A table's empty end is cut off by vacuum, an index keeps the size that it once had: of a backlog, or of what could not be cleaned away beside an old
+-- transaction. To build those of a small table anew takes some tenths of a second at most, in which nothing is claimed (decision 0030). Nobody is to wait
+-- for whoever holds that up (a task's transaction, a vacuum): after a tenth of a second it is left for the next time. Not the index of the table's toast:
+-- that may be large.
+create or replace function pgtick.rebuild_indexes()
+returns integer
+language plpgsql volatile parallel unsafe
+set search_path = ''
+set lock_timeout = '100ms'
+as $$
+declare
+  v_table constant bigint := pg_catalog.pg_relation_size('pgtick.live_jobs');
+  v_indexes constant bigint := pg_catalog.pg_indexes_size('pgtick.live_jobs');
+  v_name text;
+  v_count integer := 0;
+begin
+  if v_table > 32 * 1024 * 1024 or v_indexes < 16 * 1024 * 1024 + 2 * v_table then return 0; end if;
+  for v_name in
+    select i.indexrelid::regclass::text from pg_catalog.pg_index as i
+    where i.indrelid = 'pgtick.live_jobs'::regclass and pg_catalog.pg_relation_size(i.indexrelid) > 1024 * 1024
+    order by 1
+  loop
+    execute format('reindex index %s', v_name);
+    v_count := v_count + 1;
+  end loop;
+  raise log 'pgtick: % indexes of live_jobs built anew: % before, % now', v_count,
+    pg_catalog.pg_size_pretty(v_indexes), pg_catalog.pg_size_pretty(pg_catalog.pg_indexes_size('pgtick.live_jobs'));
+  return v_count;
+end
+$$;
+comment on function pgtick.rebuild_indexes() is
+  'Build the indexes of pgtick.live_jobs anew where they have more than 16 MiB and twice what the table has, and that has at most 32 MiB; return how many. Raises 55P03 where it would have to wait for longer than a tenth of a second.';
+
 -- Each kind of upkeep in a block of its own: one that meets a lock does not keep the others from their work. The lock on a parent is
 -- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call,
 -- a minute later. Once it is had, nothing slow may follow: partitions are dropped last.
@@ -7253,12 +7286,20 @@ begin
     perform pgtick.drop_partitions('history', v_today);
     perform pgtick.drop_partitions('slot_log', v_slots_from);
   exception when others then
-    update pgtick.upkeep as u set problem = concat_ws('; ', v_problem, format('old partitions: %s', sqlerrm)) where u.what = 'maintain';
+    v_problem := concat_ws('; ', v_problem, format('old partitions: %s', sqlerrm));
+    update pgtick.upkeep as u set problem = v_problem where u.what = 'maintain';
+  end;
+  begin
+    perform pgtick.rebuild_indexes();
+  exception
+    when lock_not_available then null;   -- they are large, which is no problem that anybody must hear of
+    when others then
+      update pgtick.upkeep as u set problem = concat_ws('; ', v_problem, format('indexes: %s', sqlerrm)) where u.what = 'maintain';
   end;
 end
 $$;
 comment on function pgtick.maintain() is
-  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; counts of attempts after 3 hours to 15 days; requests of end users after 7, or the longest period of a quota). End attempts that are a lease beyond their timeout, named by their runner or not. Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
+  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; counts of attempts after 3 hours to 15 days; requests of end users after 7, or the longest period of a quota). End attempts that are a lease beyond their timeout, named by their runner or not. Build indexes of live jobs anew that an old transaction or a large backlog has left behind, see rebuild_indexes. Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
 $part$, true);
 end
 $pgtick$;
@@ -13612,7 +13653,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := '1e4f4a14e0c94956322454150eea9fc35a3a0db1d03fa75266e60551897561fe';
+  v_hash constant text := '45cffc9c8cbe26f6d782440f272221f948ace99deb6fdf000534bb3eaf9a588b';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
