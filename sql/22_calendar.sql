@@ -2,8 +2,9 @@
 
 -- The version that names a slot is the one in force just before it was replaced, so each covers the time after changed_at, up to and with
 -- the moment at which the next one took over. The present one is answerable for what lies before next_at: what comes after is still due.
--- pgtick.schedule decides anew about all that comes after it, also where the clock was set back before; a pause or another name does not, so such a
--- version answers for nothing that lies before the one that it continues (era: from one pgtick.schedule to the next).
+-- pgtick.schedule decides anew about all that comes after it, also where the clock was set back before: then no earlier version answers for that, the one
+-- that was made ahead of time as little as those before it. A pause or another name does not, so such a version answers for nothing that lies before the
+-- one that it continues (era: from one pgtick.schedule to the next).
 create or replace function pgtick.version_windows(p_from timestamptz, p_to timestamptz)
 returns table (schedule_id bigint, schedule text, version integer, after_at timestamptz, until_at timestamptz)
 language sql stable parallel safe
@@ -13,7 +14,9 @@ as $$
   from (
     select s.id, s.name, c.version,
       greatest(p_from, max(c.changed_at) over (partition by c.schedule_id, c.era order by c.version), (c.definition ->> 'starts_at')::timestamptz - interval '1 microsecond') as after_at,
-      least(p_to, lead(c.changed_at) over (partition by c.schedule_id order by c.version), (c.definition ->> 'ends_at')::timestamptz - interval '1 microsecond',
+      least(p_to, lead(c.changed_at) over (partition by c.schedule_id order by c.version),
+        min(c.changed_at) filter (where c.what in ('created', 'changed')) over (partition by c.schedule_id order by c.version rows between 1 following and unbounded following),
+        (c.definition ->> 'ends_at')::timestamptz - interval '1 microsecond',
         case when c.version = s.version then s.next_at - interval '1 microsecond' end) as until_at,
       c.what
     from (

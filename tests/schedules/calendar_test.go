@@ -65,6 +65,35 @@ func TestUnaccounted_WhenARowIsMissing_NamesItsSlot(t *testing.T) {
 	require.Equal(t, 40, one[int](t, db, "select count(*) from pgtick.unaccounted_slots('30 days') where schedule = 'grid'"))
 }
 
+// A change while the clock is ahead, and one after it was put right: the second decides about all that comes after it, so that neither the first nor the
+// version before that has to account for it.
+func TestUnaccounted_AfterAChangeMadeAheadOfTime_IsEmpty(t *testing.T) {
+	t.Parallel()
+	for name, between := range map[string]string{
+		"changed":            "select pgtick.schedule('s', '*/10 * * * *', 'noop', p_on_missed => 'skip')",
+		"paused":             "select pgtick.pause_schedule('s')",
+		"renamed, and again": "select pgtick.rename_schedule('s', 't'), pgtick.rename_schedule('t', 's')",
+		"removed":            "select pgtick.unschedule('s')",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			at(t, db, "2026-03-01T10:00:30Z")
+			exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'skip')")
+			at(t, db, "2026-03-01T11:00:30Z")
+			exec(t, db, between)
+			at(t, db, "2026-03-01T10:05:30Z")
+			exec(t, db, "select pgtick.schedule('s', '*/3 * * * *', 'noop', p_on_missed => 'skip')")
+			at(t, db, "2026-03-01T12:00:30Z")
+			tick(t, db)
+			requireNothingUnaccounted(t, db)
+			exec(t, db, "delete from pgtick.slot_log")
+			require.Equal(t, []string{"first 5 10:01 10:05", "last 39 10:06 12:00"}, all[string](t, db, `select concat_ws(' ', case version when 1 then 'first' else 'last' end, count(*), to_char(min(slot) at time zone 'UTC', 'HH24:MI'), to_char(max(slot) at time zone 'UTC', 'HH24:MI'))
+				from pgtick.unaccounted_slots() group by version order by version`))
+		})
+	}
+}
+
 func TestUnaccounted_WhenTheTimeIsWrong_SaysSo(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)

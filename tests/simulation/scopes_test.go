@@ -115,6 +115,9 @@ func scopes() (all []*scope) {
 		[]move{do("sql", "select pgtick.pause_schedule('s')"), do("begin sql", "select pgtick.resume_schedule('s', true)"), do("commit")}, clock)
 	add("slots: two ticks, a change, the clock set back", every(", p_on_missed => 'all', p_on_overlap => 'allow'"), tick, tick,
 		[]move{do("begin sql", "select pgtick.schedule('s', '*/3 * * * *', 'echo')"), do("commit")}, []move{do("clock", "9 minutes"), do("clock", "-7 minutes")})
+	add("slots: a tick, two changes, the clock set back", every(", p_on_missed => 'all', p_on_overlap => 'allow', p_catch_up_limit => 5"), tick,
+		[]move{do("begin sql", "select pgtick.schedule('s', '* * * * *', 'echo', p_on_missed => 'all')"), do("sql", "select pgtick.schedule('s', '*/3 * * * *', 'echo', p_on_overlap => 'cancel')"), do("commit")},
+		[]move{do("clock", "1 hour"), do("clock", "-1 hour")})
 	add("slots: a pause while the clock is set back before the schedule was made", every(", p_on_overlap => 'allow'"), tick, []move{do("tick")},
 		[]move{do("begin sql", "select pgtick.pause_schedule('s')"), do("commit"), do("sql", "select pgtick.resume_schedule('s')")}, []move{do("clock", "-1 hour"), do("clock", "65 minutes")})
 	waiting := every(", p_on_missed => 'all', p_on_overlap => 'wait'")

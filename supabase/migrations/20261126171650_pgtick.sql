@@ -4217,8 +4217,9 @@ begin
 
 -- The version that names a slot is the one in force just before it was replaced, so each covers the time after changed_at, up to and with
 -- the moment at which the next one took over. The present one is answerable for what lies before next_at: what comes after is still due.
--- pgtick.schedule decides anew about all that comes after it, also where the clock was set back before; a pause or another name does not, so such a
--- version answers for nothing that lies before the one that it continues (era: from one pgtick.schedule to the next).
+-- pgtick.schedule decides anew about all that comes after it, also where the clock was set back before: then no earlier version answers for that, the one
+-- that was made ahead of time as little as those before it. A pause or another name does not, so such a version answers for nothing that lies before the
+-- one that it continues (era: from one pgtick.schedule to the next).
 create or replace function pgtick.version_windows(p_from timestamptz, p_to timestamptz)
 returns table (schedule_id bigint, schedule text, version integer, after_at timestamptz, until_at timestamptz)
 language sql stable parallel safe
@@ -4228,7 +4229,9 @@ as $$
   from (
     select s.id, s.name, c.version,
       greatest(p_from, max(c.changed_at) over (partition by c.schedule_id, c.era order by c.version), (c.definition ->> 'starts_at')::timestamptz - interval '1 microsecond') as after_at,
-      least(p_to, lead(c.changed_at) over (partition by c.schedule_id order by c.version), (c.definition ->> 'ends_at')::timestamptz - interval '1 microsecond',
+      least(p_to, lead(c.changed_at) over (partition by c.schedule_id order by c.version),
+        min(c.changed_at) filter (where c.what in ('created', 'changed')) over (partition by c.schedule_id order by c.version rows between 1 following and unbounded following),
+        (c.definition ->> 'ends_at')::timestamptz - interval '1 microsecond',
         case when c.version = s.version then s.next_at - interval '1 microsecond' end) as until_at,
       c.what
     from (
@@ -13653,7 +13656,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := '45cffc9c8cbe26f6d782440f272221f948ace99deb6fdf000534bb3eaf9a588b';
+  v_hash constant text := '06e05f1b73c33d94bbe747a5b1691aabc92c9a2da9d8393513c054082a92c508';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
