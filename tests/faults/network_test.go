@@ -136,7 +136,7 @@ func notified(times ...int) func(t *testing.T, n int) *world {
 	return func(t *testing.T, n int) *world {
 		db := pgtest.New(t)
 		w := newWorld(t, db)
-		some := proxy.NewNotifications(func() int { return times[rand.IntN(len(times))] })
+		some := proxy.NewNotifications(func(string) int { return times[rand.IntN(len(times))] })
 		way := proxy.StartWith(t, db.URL, some.Look)
 		w.args, w.env = usual, []string{"LISTEN_DATABASE_URL=" + way.URL(w.runners)}
 		w.produce(db.URL, 4*pace()) // so that runners come to sleep

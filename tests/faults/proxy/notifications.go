@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
@@ -8,7 +9,7 @@ import (
 
 // Notifications looks at what a PostgreSQL server sends, and lets each notification through as many times as times says: 0 loses it.
 type Notifications struct {
-	times func() int
+	times func(channel string) int
 	Seen  atomic.Int64 // how many came from the server
 
 	mu    sync.Mutex
@@ -16,7 +17,7 @@ type Notifications struct {
 }
 
 // NewNotifications asks times for each notification.
-func NewNotifications(times func() int) *Notifications {
+func NewNotifications(times func(channel string) int) *Notifications {
 	return &Notifications{times: times, begun: map[*Link][]byte{}}
 }
 
@@ -37,7 +38,7 @@ func (n *Notifications) Look(l *Link, from Side, piece []byte) (pass []byte, cut
 		times := 1
 		if message[0] == 'A' {
 			n.Seen.Add(1)
-			times = n.times()
+			times = n.times(channelOf(message))
 		}
 		for range times {
 			pass = append(pass, message...)
@@ -45,6 +46,12 @@ func (n *Notifications) Look(l *Link, from Side, piece []byte) (pass []byte, cut
 	}
 	n.begun[l] = append([]byte(nil), stream...)
 	return pass, false
+}
+
+// channelOf is what stands in a notification behind its type, its size and the sender's pid, up to a zero.
+func channelOf(message []byte) string {
+	channel, _, _ := bytes.Cut(message[9:], []byte{0})
+	return string(channel)
 }
 
 // sizeOf is the size of the message that begins here, 0 where that is not known yet.
