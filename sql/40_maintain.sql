@@ -148,7 +148,7 @@ begin
 end
 $$;
 comment on function pgtick.rebuild_indexes() is
-  'Build the indexes of pgtick.live_jobs anew where they have more than 16 MiB and twice what the table has, and that has at most 32 MiB; return how many. Raises 55P03 where it would have to wait for longer than a tenth of a second.';
+  'Build the indexes of pgtick.live_jobs anew where they have 16 MiB more than twice what the table has, and that has at most 32 MiB; return how many. Raises 55P03 where it would have to wait for longer than a tenth of a second.';
 
 -- Each kind of upkeep in a block of its own: one that meets a lock does not keep the others from their work. The lock on a parent is
 -- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call,
