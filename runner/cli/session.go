@@ -62,8 +62,11 @@ func (s *session) do(ctx context.Context, f func(ctx context.Context, conn *pgx.
 func (s *session) reconnect(ctx context.Context, lost error) error {
 	database := s.conn.Config()
 	_, _ = fmt.Fprintf(s.talk, "the connection is lost: %s; connecting again (Ctrl-C ends this)\n", printable(lost.Error()))
-	said := ""
-	for {
+	for said := ""; ; {
+		select { // before the first try, too: a server that ends each session at once is not to be asked without a pause
+		case <-ctx.Done():
+		case <-time.After(reconnectPause):
+		}
 		conn, err := connector(database)(ctx)
 		if err == nil {
 			s.conn = conn
@@ -76,10 +79,6 @@ func (s *session) reconnect(ctx context.Context, lost error) error {
 		if text := unreachable(database, err).Error(); text != said {
 			said = text
 			_, _ = fmt.Fprintln(s.talk, printable(text))
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(reconnectPause):
 		}
 	}
 }

@@ -314,7 +314,7 @@ func TestMaintain_IndexesThatABacklogHasLeftLarge_AreBuiltAnew(t *testing.T) {
 	require.Equal(t, before, one[[]int64](t, db.Pool, files), "small ones are left alone")
 }
 
-// A task's transaction holds a lock on the table until its end, and may take long: upkeep neither waits for it nor has others wait for itself.
+// A task's transaction holds a lock on the table until its end, and may take long: upkeep gives up soon, and comes again.
 func TestMaintain_WhileATaskIsAtItsJob_LeavesLargeIndexes_AndSaysNothing(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
