@@ -413,6 +413,10 @@ func (db *DB) open(t testing.TB) {
 // patience is how long what ends at last may take on a machine that is busy with other things. Nothing is expected to.
 const patience = time.Minute
 
+// WaitForNobody is set in a session that must not wait for a lock which a test holds: whoever does wait fails with 55P03. It is not shorter,
+// since a commit with a NOTIFY takes a lock that is the whole server's, and the databases of other tests are on the same one.
+const WaitForNobody = "set lock_timeout = '5s'"
+
 // close does not wait for ever for a connection that a failed test has kept.
 func (db *DB) close(t testing.TB) {
 	closed := make(chan struct{})

@@ -128,7 +128,7 @@ func TestCancelWhere_ALockedJob_IsNotWaitedFor(t *testing.T) {
 	task, impatient := session(t, db), session(t, db)
 	exec(t, task, "begin")
 	exec(t, task, "select pgtick.check_claim($1, $2)", c.ID, c.Fence)
-	exec(t, impatient, "set lock_timeout = 1")
+	exec(t, impatient, pgtest.WaitForNobody)
 	require.Equal(t, 3, one[int](t, impatient, `select pgtick.cancel_where('{"task": "echo"}')`))
 	exec(t, task, "commit")
 	unlock()

@@ -56,7 +56,7 @@ func TestCancel_WhileATasksTransactionHoldsTheJob_DoesNotWait(t *testing.T) {
 	task, impatient := session(t, db), session(t, db)
 	exec(t, task, "begin")
 	exec(t, task, "select pgtick.check_claim($1, $2)", c.ID, c.Fence)
-	exec(t, impatient, "set lock_timeout = 1")
+	exec(t, impatient, pgtest.WaitForNobody)
 	require.Equal(t, "running", cancel(t, impatient, c.ID))
 	exec(t, task, "commit")
 	require.Equal(t, map[int64]string{c.ID: "cancelled"}, r.heartbeat(t, db.Pool, c))

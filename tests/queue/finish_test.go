@@ -90,7 +90,7 @@ func TestFinish_ALockedRow_IsNotWaitedFor(t *testing.T) {
 	task, impatient := session(t, db), session(t, db)
 	exec(t, task, "begin")
 	exec(t, task, "select pgtick.check_claim($1, $2)", c.ID, c.Fence)
-	exec(t, impatient, "set lock_timeout = 1")
+	exec(t, impatient, pgtest.WaitForNobody)
 	for _, outcome := range []string{"done", "error", "snoozed"} {
 		require.Equal(t, []string{"ask again"}, r.finish(t, impatient, c.is(outcome)))
 	}
@@ -334,7 +334,7 @@ func TestProgressAndCheckpoint_AreSeenAtOnce_AndTheCheckpointReachesTheNextAttem
 	exec(t, task, "begin")
 	exec(t, task, "select pgtick.check_claim($1, $2)", c.ID, c.Fence)
 	impatient := session(t, db)
-	exec(t, impatient, "set lock_timeout = 1")
+	exec(t, impatient, pgtest.WaitForNobody)
 	exec(t, impatient, "select pgtick.progress($1, $2, 0.25, 'a quarter')", c.ID, c.Fence)
 	exec(t, impatient, "select pgtick.checkpoint($1, $2, '{\"page\": 7}')", c.ID, c.Fence)
 	exec(t, task, "rollback")

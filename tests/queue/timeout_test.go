@@ -129,7 +129,7 @@ func TestTimeout_ALockedRow_IsPassedOver(t *testing.T) {
 	pgtest.Advance(t, db, timeout+lease)
 	r.heartbeat(t, db.Pool, c)
 	task, impatient := session(t, db), session(t, db)
-	exec(t, impatient, "set lock_timeout = 1")
+	exec(t, impatient, pgtest.WaitForNobody)
 	exec(t, task, "begin")
 	exec(t, task, "select pgtick.check_claim($1, $2)", c.ID, c.Fence)
 	require.Zero(t, one[int](t, impatient, "select pgtick.rescue()"), "it is about to commit")
@@ -143,7 +143,7 @@ func TestTimeout_RescueBesideAnotherRescue_NeverWaits(t *testing.T) {
 	db := pgtest.New(t)
 	r, c := heldFor(t, db, "")
 	frozen, impatient := session(t, db), session(t, db)
-	exec(t, impatient, "set lock_timeout = 1")
+	exec(t, impatient, pgtest.WaitForNobody)
 	for range 2 { // the first time the row of that look is made, the second time changed
 		pgtest.Advance(t, db, (timeout+lease)/2)
 		r.quietHeartbeat(t, db)

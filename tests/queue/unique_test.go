@@ -257,7 +257,7 @@ func TestUnique_TheEndOfAJob_DoesNotWaitForAnOpenEnqueue(t *testing.T) {
 	db := pgtest.New(t)
 	r := register(t, db, "r", "echo")
 	impatient := session(t, db)
-	exec(t, impatient, "set lock_timeout = 1")
+	exec(t, impatient, pgtest.WaitForNobody)
 	leave := func() (id int64) {
 		id = unique(t, db.Pool, "k")
 		c := r.claimOne(t, db.Pool)

@@ -147,7 +147,7 @@ func TestRunners_CountRefusedReports(t *testing.T) {
 	frozen, impatient := session(t, db), session(t, db)
 	exec(t, frozen, "begin")
 	exec(t, frozen, "select from pgtick.runner_leases for update")
-	exec(t, impatient, "set lock_timeout = 1")
+	exec(t, impatient, pgtest.WaitForNobody)
 	require.Equal(t, []string{"refused"}, r.finish(t, impatient, none.is("done")), "and a count is not worth waiting for")
 	exec(t, frozen, "rollback")
 }

@@ -33,7 +33,7 @@ func TestSweep_WhateverRowsAreHeld_NeverWaits_AndClearsThemAwayLater(t *testing.
 	exec(t, db.Pool, "delete from pgtick.live_jobs where schedule_id is not null and blocked_by is null")
 
 	holder, impatient := session(t, db), session(t, db)
-	exec(t, impatient, "set lock_timeout = 1")
+	exec(t, impatient, pgtest.WaitForNobody)
 	exec(t, holder, "begin")
 	for _, table := range []string{"live_jobs", "job_notes", "job_links", "sequences", "unsettled", "batch_defs", "limit_places", "runner_leases", "sleepers", "schedule_defs", "clocks"} {
 		exec(t, holder, "select from pgtick."+table+" for update")
