@@ -133,7 +133,7 @@ declare
   v_name text;
   v_count integer := 0;
 begin
-  if v_table > 32 * 1024 * 1024 or v_indexes < 16 * 1024 * 1024 + 2 * v_table then return 0; end if;
+  if v_table > 32 * 1024 * 1024 or v_indexes < 8 * 1024 * 1024 + v_table then return 0; end if;
   for v_name in
     select i.indexrelid::regclass::text from pg_catalog.pg_index as i
     where i.indrelid = 'pgtick.live_jobs'::regclass and pg_catalog.pg_relation_size(i.indexrelid) > 1024 * 1024
@@ -148,7 +148,7 @@ begin
 end
 $$;
 comment on function pgtick.rebuild_indexes() is
-  'Build the indexes of pgtick.live_jobs anew where they have 16 MiB more than twice what the table has, and that has at most 32 MiB; return how many. Raises 55P03 where it would have to wait for longer than a tenth of a second.';
+  'Build the indexes of pgtick.live_jobs anew where they have 8 MiB more than the table, and that has at most 32 MiB; return how many. Raises 55P03 where it would have to wait for longer than a tenth of a second.';
 
 -- Each kind of upkeep in a block of its own: one that meets a lock does not keep the others from their work. The lock on a parent is
 -- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call,
