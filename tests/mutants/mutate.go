@@ -218,7 +218,7 @@ func inIf(s *source, at int) bool {
 func (s *source) operands(wanted func(*source, int) bool) {
 	done := map[[2]int]bool{}
 	for i, t := range s.tokens {
-		if t.text != "and" && t.text != "or" || s.ofBetween(i) || !wanted(s, i) {
+		if t.text != "and" && t.text != "or" || s.ofBetween(i) || s.ofHandler(i) || !wanted(s, i) {
 			continue
 		}
 		also, neutral := []string{"or"}, "false"

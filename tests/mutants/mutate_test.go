@@ -26,6 +26,7 @@ begin
   if not found then raise exception using errcode = 'TK004', message = 'gone'; end if;
   update pgtick.live_jobs as j set losses = case when j.losses > 5 then 5 else j.losses + 1 end
   where (j.id, j.losses) is distinct from (p_id, 7);
+exception when data_exception or program_limit_exceeded then null;
 end
 $$;
 create or replace trigger example_made before insert on pgtick.live_jobs

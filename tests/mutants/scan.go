@@ -111,6 +111,19 @@ func (s *source) ofBetween(at int) bool {
 	return false
 }
 
+// ofHandler says whether an or stands between the names of errors, behind exception when.
+func (s *source) ofHandler(at int) bool {
+	for i := at; i > 0; i-- {
+		switch s.tokens[i].text {
+		case "when":
+			return s.tokens[i-1].text == "exception"
+		case ";", "then":
+			return false
+		}
+	}
+	return false
+}
+
 // searched says whether a when belongs to a case without an expression.
 func (s *source) searched(at int) bool {
 	for i := at - 1; i >= 0; i-- {

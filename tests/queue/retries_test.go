@@ -42,6 +42,8 @@ func TestRetryPolicy_EachKind_WaitsAsItSays(t *testing.T) {
 		`{"kind": "linear", "step": "30 seconds", "most": "1 minute", "jitter": 0}`:                    {30, 60, 60, 60},
 		`{"kind": "list", "delays": ["10 seconds", "5 minutes"]}`:                                      {10, 300, 300, 300},
 		`{"kind": "list", "delays": ["1 hour"]}`:                                                       {3600, 3600},
+		`{"kind": "list", "delays": ["30 days"]}`:                                                      {2592000},
+		`{"kind": "linear", "step": "20 days"}`:                                                        {1728000, 2592000},
 		`{"kind": "exponential", "first": "1 second", "factor": 3, "most": "20 seconds", "jitter": 0}`: {1, 3, 9, 20, 20},
 		`{"kind": "exponential", "jitter": 0}`:                                                         {5, 10, 20, 40},
 		`{"kind": "exponential", "first": "10 days", "factor": 10, "jitter": 0, "most": "30 days"}`:    {864000, 2592000, 2592000},
@@ -89,6 +91,7 @@ func TestRetryPolicy_TheJobsGoesBeforeItsTasks_AndThatBeforeTheDefault(t *testin
 	require.Equal(t, []float64{120}, delays(t, db, 1, ""), "set again")
 	exec(t, db.Pool, `select pgtick.set_retry_policy('echo', null)`)
 	require.InDelta(t, 5, delays(t, db, 1, "")[0], 0.5, "taken back")
+	require.Equal(t, []string{"mail"}, all[string](t, db.Pool, "select task from pgtick.retry_policies"), "and no other task's")
 	exec(t, db.Pool, `select pgtick.set_retry_policy('echo', null)`)
 	require.Equal(t, []string{"mail postgres set", "echo postgres set", "echo postgres set", "echo postgres null", "echo postgres null"}, all[string](t, db.Pool,
 		"select concat_ws(' ', subject, by_whom, case when details is null then 'null' else 'set' end) from pgtick.audit where action = 'set_retry_policy' order by id"))
