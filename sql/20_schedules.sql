@@ -150,7 +150,7 @@ begin
   if p_catch_up_limit is null or p_catch_up_limit not between 0 and 10000 then
     perform pgtick.invalid('catch_up_limit', p_catch_up_limit::text, 'it goes from 0 to 10000');
   end if;
-  if p_catch_up_window <= interval '0' or p_catch_up_window > interval '3660 days' then
+  if date_part('epoch', p_catch_up_window) <= 0 or date_part('epoch', p_catch_up_window) > 3660 * 86400 then
     perform pgtick.invalid('catch_up_window', p_catch_up_window::text, 'it is more than 0 and at most 3660 days', 'Leave it out for no bound in time.');
   end if;
   if p_on_overlap not in ('skip', 'allow', 'cancel', 'wait') then
@@ -166,7 +166,7 @@ begin
   if p_on_fold is null or p_on_fold not in ('first', 'last', 'both') then
     perform pgtick.invalid('on_fold', p_on_fold, 'it is first, last or both');
   end if;
-  if p_jitter is null or p_jitter < interval '0' or p_jitter > interval '1 day' then
+  if p_jitter is null or date_part('epoch', p_jitter) not between 0 and 86400 then
     perform pgtick.invalid('jitter', p_jitter::text, 'it goes from 0 to 1 day');
   end if;
   if p_starts_at is not null then perform pgtick.check_moment('starts_at', p_starts_at); end if;
@@ -174,7 +174,7 @@ begin
   if p_starts_at >= p_ends_at then
     perform pgtick.invalid('ends_at', p_ends_at::text, format('it is later than starts_at, %s', p_starts_at));
   end if;
-  if p_must_finish_within <= interval '0' or p_must_finish_within > interval '366 days' then
+  if date_part('epoch', p_must_finish_within) <= 0 or date_part('epoch', p_must_finish_within) > 366 * 86400 then
     perform pgtick.invalid('must_finish_within', p_must_finish_within::text, 'it is more than 0 and at most 366 days', 'Leave it out to promise nothing.');
   end if;
 end

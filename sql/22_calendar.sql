@@ -74,7 +74,7 @@ declare
   v_now constant timestamptz := pgtick.now();
   v_oldest constant timestamptz := ((v_now at time zone 'UTC')::date - pgtick.slot_retention_days())::timestamp at time zone 'UTC' - interval '1 microsecond';
 begin
-  if p_since is null or p_since <= interval '0' then
+  if p_since is null or date_part('epoch', p_since) <= 0 then
     perform pgtick.invalid('since', p_since::text, 'it is more than 0', 'Say how far back to look, such as 30 days; slots older than their retention are not looked for.');
   end if;
   return query

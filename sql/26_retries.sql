@@ -13,7 +13,7 @@ begin
   exception when invalid_datetime_format or datetime_field_overflow or interval_field_overflow then
     v_interval := null;
   end;
-  if v_interval is null or v_interval <= interval '0' or v_interval > interval '30 days' then
+  if v_interval is null or date_part('epoch', v_interval) <= 0 or date_part('epoch', v_interval) > 30 * 86400 then
     perform pgtick.invalid('retry_policy.' || p_field, coalesce(p_value, p_policy::text), 'a time of more than 0 and at most 30 days', 'Write for example "30 seconds".');
   end if;
   return extract(epoch from v_interval);

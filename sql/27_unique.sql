@@ -13,7 +13,7 @@ begin
   if length(p_key) not between 1 and 500 then
     perform pgtick.invalid('unique_key', p_key, 'it has 1 to 500 characters', 'Take a digest of what is longer.');
   end if;
-  if p_for <= interval '0' or p_for > interval '400 days' then
+  if date_part('epoch', p_for) <= 0 or date_part('epoch', p_for) > 400 * 86400 then
     perform pgtick.invalid('unique_for', p_for::text, 'it is more than 0 and at most 400 days', 'Leave it out for as long as the job is in one of unique_states.');
   end if;
   if p_states is null or not 'ready' = any (p_states) or not p_states <@ '{ready,running,done,failed,cancelled}' then

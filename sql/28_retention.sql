@@ -51,11 +51,10 @@ begin
   if p_state is not null and p_state not in ('done', 'failed', 'cancelled') then
     perform pgtick.invalid('state', p_state, 'one of done, failed, cancelled, or null for all three');
   end if;
-  -- a year is 365.25 days here, and 360 where intervals are compared
-  if p_keep < interval '1 day' or p_keep > interval '400 days' or extract(epoch from p_keep) > 400 * 86400 then
+  if date_part('epoch', p_keep) not between 86400 and 400 * 86400 then
     perform pgtick.invalid('keep', p_keep::text, 'it goes from 1 day to 400 days', 'Null takes the rule back.');
   end if;
-  v_days := ceil(extract(epoch from p_keep) / 86400);
+  v_days := ceil(date_part('epoch', p_keep) / 86400);
   delete from pgtick.retentions as r
   where r.task = coalesce(p_task, '') and r.queue = coalesce(p_queue, '') and (p_state is null or r.state = p_state);
   insert into pgtick.retentions (task, queue, state, days, set_at, set_by)

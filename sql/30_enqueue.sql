@@ -43,7 +43,8 @@ begin
   end if;
   if p_priority is null or p_priority not between 0 and 9 then perform pgtick.invalid('priority', p_priority::text, 'it goes from 0 (first) to 9 (last)'); end if;
   if p_max_attempts is null or p_max_attempts not between 1 and 1000 then perform pgtick.invalid('max_attempts', p_max_attempts::text, 'it goes from 1 to 1000'); end if;
-  if p_timeout is null or p_timeout <= interval '0' or p_timeout > interval '7 days' then
+  -- Its length counts, here and in all other places: where intervals are compared, '-1 year 361 days' is a day, and it ends before it begins.
+  if p_timeout is null or date_part('epoch', p_timeout) <= 0 or date_part('epoch', p_timeout) > 7 * 86400 then
     perform pgtick.invalid('timeout', p_timeout::text, 'it is more than 0 and at most 7 days', 'Cut longer work into several jobs.');
   end if;
 end
@@ -79,7 +80,7 @@ declare
 begin
   -- Nearly every job is plainly within the limits, and a call costs as much as the insert's own work; refuse_job decides about the rest.
   if (length(p_task) between 1 and 100 and length(p_queue) between 1 and 100 and (p_task || p_queue) ~ '^[[:graph:]]+$' and p_priority between 0 and 9
-    and p_max_attempts between 1 and 100 and p_timeout between interval '1 ms' and interval '1 day'
+    and p_max_attempts between 1 and 100 and date_part('epoch', p_timeout) between 0.001 and 86400
     and jsonb_typeof(p_args) = 'object' and octet_length(p_args::text) <= 60000 and p_task <> 'sql') is not true
   then
     perform pgtick.refuse_job(p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout);

@@ -20,7 +20,7 @@ begin
   end if;
   perform pgtick.refuse_name('queues', q.queue) from unnest(p_queues) as q(queue);
   perform pgtick.refuse_name('tasks', t.task) from unnest(p_tasks) as t(task);
-  if p_lease is null or p_lease not between interval '1 second' and interval '1 hour' then
+  if p_lease is null or date_part('epoch', p_lease) not between 1 and 3600 then
     perform pgtick.invalid('lease', p_lease::text, 'it goes from 1 second to 1 hour');
   end if;
   if p_workers < 1 then perform pgtick.invalid('workers', p_workers::text, 'at least 1, or null for unknown'); end if;
@@ -179,7 +179,7 @@ declare
   v_outer bigint;
   v_inner bigint;
 begin
-  if p_poll is null or p_poll not between interval '0' and interval '1 hour' then
+  if p_poll is null or date_part('epoch', p_poll) not between 0 and 3600 then
     perform pgtick.invalid('poll', p_poll::text, 'it goes from 0 to 1 hour');
   end if;
   update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id;

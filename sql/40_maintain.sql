@@ -72,11 +72,11 @@ language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 as $$
 begin
-  if p_keep is null or p_keep < interval '1 day' or p_keep > interval '400 days' or extract(epoch from p_keep) > 400 * 86400 then
+  if p_keep is null or date_part('epoch', p_keep) not between 86400 and 400 * 86400 then
     perform pgtick.invalid('keep', p_keep::text, 'it goes from 1 day to 400 days');
   end if;
   insert into pgtick.settings as s (name, value, set_at, set_by)
-  values ('slot_retention_days', to_jsonb(ceil(extract(epoch from p_keep) / 86400)::integer), pgtick.now(), pgtick.caller())
+  values ('slot_retention_days', to_jsonb(ceil(date_part('epoch', p_keep) / 86400)::integer), pgtick.now(), pgtick.caller())
   on conflict (name) do update set value = excluded.value, set_at = excluded.set_at, set_by = excluded.set_by;
 end
 $$;

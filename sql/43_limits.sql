@@ -15,7 +15,7 @@ begin
     perform pgtick.invalid('rate', null, 'a limit has a rate, or max_running, or both', 'remove_limit takes a limit away.');
   end if;
   if p_rate not between 1 and 1000000 then perform pgtick.invalid('rate', p_rate::text, 'it goes from 1 to 1000000 jobs a period', 'pause_queue stops a queue.'); end if;
-  if p_rate is not null and (p_period is null or p_period not between interval '1 second' and interval '31 days') then
+  if p_rate is not null and (p_period is null or date_part('epoch', p_period) not between 1 and 31 * 86400) then
     perform pgtick.invalid('period', p_period::text, 'it goes from 1 second to 31 days');
   end if;
   if p_burst not between 1 and p_rate then perform pgtick.invalid('burst', p_burst::text, 'it goes from 1 to the rate'); end if;

@@ -48,7 +48,7 @@ begin
   if p_done is null or p_done < 0 then perform pgtick.invalid('done', p_done::text, 'at least 0'); end if;
   if p_errors is null or p_errors < 0 then perform pgtick.invalid('errors', p_errors::text, 'at least 0'); end if;
   if p_failed is null or p_failed < 0 then perform pgtick.invalid('failed', p_failed::text, 'at least 0'); end if;
-  if p_ago is null or p_ago not between interval '0' and interval '1 hour' then perform pgtick.invalid('ago', p_ago::text, 'it goes from 0 to 1 hour'); end if;
+  if p_ago is null or date_part('epoch', p_ago) not between 0 and 3600 then perform pgtick.invalid('ago', p_ago::text, 'it goes from 0 to 1 hour'); end if;
   v_attempts := p_done::bigint + p_errors + p_failed;
   perform pgtick.refuse_counts('waited', p_waited, v_attempts);
   perform pgtick.refuse_counts('ran', p_ran, v_attempts);

@@ -1,6 +1,8 @@
 package queue
 
 import (
+	"fmt"
+	"regexp"
 	"testing"
 	"time"
 
@@ -105,4 +107,30 @@ func TestRegister_TwoOfTheSameName_WorkSeparately(t *testing.T) {
 	require.Equal(t, "ready 0", stateOf(t, db, first.ID))
 	require.Equal(t, []string{"accepted"}, b.finish(t, db.Pool, second.is("done")))
 	require.Equal(t, first.ID, b.claimOne(t, db.Pool).ID)
+}
+
+// Where PostgreSQL compares intervals, a year has 360 days: these are a day or a minute long there, and end before they begin.
+func TestBadInput_IntervalsThatAreOnlyLongWhereTheyAreCompared_AreRefused(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db, "r", "echo")
+	for call, field := range map[string]string{
+		"enqueue('echo', p_timeout => '-1 year 361 days')":                                                  "timeout",
+		"enqueue_many('echo', array['{}']::jsonb[], p_timeout => '-1 year 361 days')":                       "timeout",
+		"enqueue('echo', p_unique_key => 'k', p_unique_for => '-1 year 361 days')":                          "unique_for",
+		"set_retry_policy('echo', '{\"kind\": \"list\", \"delays\": [\"-1 year 361 days\"]}')":              "retry_policy.delays[0]",
+		"set_retention('echo', 'done', '-1 year 361 days')":                                                 "keep",
+		"set_slot_retention('-1 year 361 days')":                                                            "keep",
+		"register('r', '{q}', '{echo}', p_lease => '-1 year 360 days 1 minute')":                            "lease",
+		fmt.Sprintf("sleep(%d, '-1 year 360 days 1 minute')", r.id):                                         "poll",
+		fmt.Sprintf("count_attempts(%d, 1, 1, 0, 0, p_ago => '-1 year 360 days 1 minute')", r.id):           "ago",
+		"set_limit('echo', 1, p_period => '-1 year 361 days')":                                              "period",
+		"allow_task('echo', p_period => '-1 year 361 days')":                                                "period",
+		"schedule('s', '* * * * *', 'echo', p_jitter => '-1 year 360 days 1 minute')":                       "jitter",
+		"schedule('s', '* * * * *', 'echo', p_on_missed => 'all', p_catch_up_window => '-1 year 361 days')": "catch_up_window",
+		"schedule('s', '* * * * *', 'echo', p_must_finish_within => '-1 year 361 days')":                    "must_finish_within",
+		"unaccounted_slots('-1 year 361 days')":                                                             "since",
+	} {
+		require.Regexp(t, "^"+regexp.QuoteMeta(field)+" ", refused(t, db.Pool, "TK000", "select pgtick."+call).Message, call)
+	}
 }

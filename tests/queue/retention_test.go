@@ -87,6 +87,9 @@ func TestRetention_WithoutAState_IsOfAllThree(t *testing.T) {
 	for _, outcome := range []string{"done", "failed", "cancelled"} {
 		require.Equal(t, 2, keptFor(t, db, end(t, db, "echo", "default", outcome)), "whole days, and no less than was asked")
 	}
+	exec(t, db.Pool, "select pgtick.set_retention('echo', 'cancelled', '4 days')")
+	require.Equal(t, 4, keptFor(t, db, end(t, db, "echo", "default", "cancelled")))
+	require.Equal(t, 2, keptFor(t, db, end(t, db, "echo", "default", "done")), "only that one is changed by it")
 }
 
 func TestRetention_CountsForJobsThatEndAfterIt(t *testing.T) {
@@ -117,7 +120,8 @@ func TestRetention_BadInput_IsRefused(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	for field, calls := range map[string][]string{
-		"keep":  {"'echo', 'done', '0'", "'echo', 'done', '-1 day'", "'echo', 'done', '23 hours'", "'echo', 'done', '401 days'", "'echo', 'done', '1 year 40 days'", "'echo', 'done', '99999999 years'"},
+		"keep": {"'echo', 'done', '0'", "'echo', 'done', '-1 day'", "'echo', 'done', '23 hours'", "'echo', 'done', '401 days'", "'echo', 'done', '1 year 40 days'", "'echo', 'done', '99999999 years'",
+			"'echo', 'done', '-1 year 361 days'"}, // which is as long as a day where intervals are compared
 		"state": {"'echo', 'ready', '3 days'", "'echo', 'DONE', '3 days'", "'echo', '', '3 days'"},
 		"task":  {"'', 'done', '3 days'", tooLong + ", 'done', '3 days'"},
 		"queue": {"'echo', 'done', '3 days', ''", `'echo', 'done', '3 days', e'a\nb'`},

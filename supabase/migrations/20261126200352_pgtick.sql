@@ -3017,7 +3017,7 @@ begin
   if p_catch_up_limit is null or p_catch_up_limit not between 0 and 10000 then
     perform pgtick.invalid('catch_up_limit', p_catch_up_limit::text, 'it goes from 0 to 10000');
   end if;
-  if p_catch_up_window <= interval '0' or p_catch_up_window > interval '3660 days' then
+  if date_part('epoch', p_catch_up_window) <= 0 or date_part('epoch', p_catch_up_window) > 3660 * 86400 then
     perform pgtick.invalid('catch_up_window', p_catch_up_window::text, 'it is more than 0 and at most 3660 days', 'Leave it out for no bound in time.');
   end if;
   if p_on_overlap not in ('skip', 'allow', 'cancel', 'wait') then
@@ -3033,7 +3033,7 @@ begin
   if p_on_fold is null or p_on_fold not in ('first', 'last', 'both') then
     perform pgtick.invalid('on_fold', p_on_fold, 'it is first, last or both');
   end if;
-  if p_jitter is null or p_jitter < interval '0' or p_jitter > interval '1 day' then
+  if p_jitter is null or date_part('epoch', p_jitter) not between 0 and 86400 then
     perform pgtick.invalid('jitter', p_jitter::text, 'it goes from 0 to 1 day');
   end if;
   if p_starts_at is not null then perform pgtick.check_moment('starts_at', p_starts_at); end if;
@@ -3041,7 +3041,7 @@ begin
   if p_starts_at >= p_ends_at then
     perform pgtick.invalid('ends_at', p_ends_at::text, format('it is later than starts_at, %s', p_starts_at));
   end if;
-  if p_must_finish_within <= interval '0' or p_must_finish_within > interval '366 days' then
+  if date_part('epoch', p_must_finish_within) <= 0 or date_part('epoch', p_must_finish_within) > 366 * 86400 then
     perform pgtick.invalid('must_finish_within', p_must_finish_within::text, 'it is more than 0 and at most 366 days', 'Leave it out to promise nothing.');
   end if;
 end
@@ -4289,7 +4289,7 @@ declare
   v_now constant timestamptz := pgtick.now();
   v_oldest constant timestamptz := ((v_now at time zone 'UTC')::date - pgtick.slot_retention_days())::timestamp at time zone 'UTC' - interval '1 microsecond';
 begin
-  if p_since is null or p_since <= interval '0' then
+  if p_since is null or date_part('epoch', p_since) <= 0 then
     perform pgtick.invalid('since', p_since::text, 'it is more than 0', 'Say how far back to look, such as 30 days; slots older than their retention are not looked for.');
   end if;
   return query
@@ -4509,7 +4509,7 @@ begin
   exception when invalid_datetime_format or datetime_field_overflow or interval_field_overflow then
     v_interval := null;
   end;
-  if v_interval is null or v_interval <= interval '0' or v_interval > interval '30 days' then
+  if v_interval is null or date_part('epoch', v_interval) <= 0 or date_part('epoch', v_interval) > 30 * 86400 then
     perform pgtick.invalid('retry_policy.' || p_field, coalesce(p_value, p_policy::text), 'a time of more than 0 and at most 30 days', 'Write for example "30 seconds".');
   end if;
   return extract(epoch from v_interval);
@@ -4637,7 +4637,7 @@ begin
   if length(p_key) not between 1 and 500 then
     perform pgtick.invalid('unique_key', p_key, 'it has 1 to 500 characters', 'Take a digest of what is longer.');
   end if;
-  if p_for <= interval '0' or p_for > interval '400 days' then
+  if date_part('epoch', p_for) <= 0 or date_part('epoch', p_for) > 400 * 86400 then
     perform pgtick.invalid('unique_for', p_for::text, 'it is more than 0 and at most 400 days', 'Leave it out for as long as the job is in one of unique_states.');
   end if;
   if p_states is null or not 'ready' = any (p_states) or not p_states <@ '{ready,running,done,failed,cancelled}' then
@@ -4802,11 +4802,10 @@ begin
   if p_state is not null and p_state not in ('done', 'failed', 'cancelled') then
     perform pgtick.invalid('state', p_state, 'one of done, failed, cancelled, or null for all three');
   end if;
-  -- a year is 365.25 days here, and 360 where intervals are compared
-  if p_keep < interval '1 day' or p_keep > interval '400 days' or extract(epoch from p_keep) > 400 * 86400 then
+  if date_part('epoch', p_keep) not between 86400 and 400 * 86400 then
     perform pgtick.invalid('keep', p_keep::text, 'it goes from 1 day to 400 days', 'Null takes the rule back.');
   end if;
-  v_days := ceil(extract(epoch from p_keep) / 86400);
+  v_days := ceil(date_part('epoch', p_keep) / 86400);
   delete from pgtick.retentions as r
   where r.task = coalesce(p_task, '') and r.queue = coalesce(p_queue, '') and (p_state is null or r.state = p_state);
   insert into pgtick.retentions (task, queue, state, days, set_at, set_by)
@@ -4871,7 +4870,8 @@ begin
   end if;
   if p_priority is null or p_priority not between 0 and 9 then perform pgtick.invalid('priority', p_priority::text, 'it goes from 0 (first) to 9 (last)'); end if;
   if p_max_attempts is null or p_max_attempts not between 1 and 1000 then perform pgtick.invalid('max_attempts', p_max_attempts::text, 'it goes from 1 to 1000'); end if;
-  if p_timeout is null or p_timeout <= interval '0' or p_timeout > interval '7 days' then
+  -- Its length counts, here and in all other places: where intervals are compared, '-1 year 361 days' is a day, and it ends before it begins.
+  if p_timeout is null or date_part('epoch', p_timeout) <= 0 or date_part('epoch', p_timeout) > 7 * 86400 then
     perform pgtick.invalid('timeout', p_timeout::text, 'it is more than 0 and at most 7 days', 'Cut longer work into several jobs.');
   end if;
 end
@@ -4907,7 +4907,7 @@ declare
 begin
   -- Nearly every job is plainly within the limits, and a call costs as much as the insert's own work; refuse_job decides about the rest.
   if (length(p_task) between 1 and 100 and length(p_queue) between 1 and 100 and (p_task || p_queue) ~ '^[[:graph:]]+$' and p_priority between 0 and 9
-    and p_max_attempts between 1 and 100 and p_timeout between interval '1 ms' and interval '1 day'
+    and p_max_attempts between 1 and 100 and date_part('epoch', p_timeout) between 0.001 and 86400
     and jsonb_typeof(p_args) = 'object' and octet_length(p_args::text) <= 60000 and p_task <> 'sql') is not true
   then
     perform pgtick.refuse_job(p_task, p_args, p_queue, p_priority, p_max_attempts, p_timeout);
@@ -5079,7 +5079,7 @@ begin
   end if;
   perform pgtick.refuse_name('queues', q.queue) from unnest(p_queues) as q(queue);
   perform pgtick.refuse_name('tasks', t.task) from unnest(p_tasks) as t(task);
-  if p_lease is null or p_lease not between interval '1 second' and interval '1 hour' then
+  if p_lease is null or date_part('epoch', p_lease) not between 1 and 3600 then
     perform pgtick.invalid('lease', p_lease::text, 'it goes from 1 second to 1 hour');
   end if;
   if p_workers < 1 then perform pgtick.invalid('workers', p_workers::text, 'at least 1, or null for unknown'); end if;
@@ -5238,7 +5238,7 @@ declare
   v_outer bigint;
   v_inner bigint;
 begin
-  if p_poll is null or p_poll not between interval '0' and interval '1 hour' then
+  if p_poll is null or date_part('epoch', p_poll) not between 0 and 3600 then
     perform pgtick.invalid('poll', p_poll::text, 'it goes from 0 to 1 hour');
   end if;
   update pgtick.sleepers as s set until = v_now + p_poll where s.runner_id = p_runner_id;
@@ -7161,11 +7161,11 @@ language plpgsql volatile parallel unsafe security definer
 set search_path = ''
 as $$
 begin
-  if p_keep is null or p_keep < interval '1 day' or p_keep > interval '400 days' or extract(epoch from p_keep) > 400 * 86400 then
+  if p_keep is null or date_part('epoch', p_keep) not between 86400 and 400 * 86400 then
     perform pgtick.invalid('keep', p_keep::text, 'it goes from 1 day to 400 days');
   end if;
   insert into pgtick.settings as s (name, value, set_at, set_by)
-  values ('slot_retention_days', to_jsonb(ceil(extract(epoch from p_keep) / 86400)::integer), pgtick.now(), pgtick.caller())
+  values ('slot_retention_days', to_jsonb(ceil(date_part('epoch', p_keep) / 86400)::integer), pgtick.now(), pgtick.caller())
   on conflict (name) do update set value = excluded.value, set_at = excluded.set_at, set_by = excluded.set_by;
 end
 $$;
@@ -8416,7 +8416,7 @@ begin
     perform pgtick.invalid('rate', null, 'a limit has a rate, or max_running, or both', 'remove_limit takes a limit away.');
   end if;
   if p_rate not between 1 and 1000000 then perform pgtick.invalid('rate', p_rate::text, 'it goes from 1 to 1000000 jobs a period', 'pause_queue stops a queue.'); end if;
-  if p_rate is not null and (p_period is null or p_period not between interval '1 second' and interval '31 days') then
+  if p_rate is not null and (p_period is null or date_part('epoch', p_period) not between 1 and 31 * 86400) then
     perform pgtick.invalid('period', p_period::text, 'it goes from 1 second to 31 days');
   end if;
   if p_burst not between 1 and p_rate then perform pgtick.invalid('burst', p_burst::text, 'it goes from 1 to the rate'); end if;
@@ -9786,7 +9786,7 @@ begin
   if p_done is null or p_done < 0 then perform pgtick.invalid('done', p_done::text, 'at least 0'); end if;
   if p_errors is null or p_errors < 0 then perform pgtick.invalid('errors', p_errors::text, 'at least 0'); end if;
   if p_failed is null or p_failed < 0 then perform pgtick.invalid('failed', p_failed::text, 'at least 0'); end if;
-  if p_ago is null or p_ago not between interval '0' and interval '1 hour' then perform pgtick.invalid('ago', p_ago::text, 'it goes from 0 to 1 hour'); end if;
+  if p_ago is null or date_part('epoch', p_ago) not between 0 and 3600 then perform pgtick.invalid('ago', p_ago::text, 'it goes from 0 to 1 hour'); end if;
   v_attempts := p_done::bigint + p_errors + p_failed;
   perform pgtick.refuse_counts('waited', p_waited, v_attempts);
   perform pgtick.refuse_counts('ran', p_ran, v_attempts);
@@ -13656,7 +13656,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := '5cbf7f899ca08110198d1369eab78d88c1cb66e7b0bd0ec4856d4b65c6ed1670';
+  v_hash constant text := '099d7b15f1117f88bbf54bd62e433cd1837e10e5c775758ec11db677dfb02604';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
