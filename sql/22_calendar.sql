@@ -15,7 +15,7 @@ as $$
     select s.id, s.name, c.version,
       greatest(p_from, max(c.changed_at) over (partition by c.schedule_id, c.era order by c.version), (c.definition ->> 'starts_at')::timestamptz - interval '1 microsecond') as after_at,
       least(p_to, lead(c.changed_at) over (partition by c.schedule_id order by c.version),
-        min(c.changed_at) filter (where c.what in ('created', 'changed')) over (partition by c.schedule_id order by c.version rows between 1 following and unbounded following),
+        min(c.changed_at) filter (where c.what in ('created', 'changed')) over (partition by c.schedule_id order by c.version desc rows between unbounded preceding and 1 preceding),   -- a frame that begins anew at each row would cost the square of all versions
         (c.definition ->> 'ends_at')::timestamptz - interval '1 microsecond',
         case when c.version = s.version then s.next_at - interval '1 microsecond' end) as until_at,
       c.what

@@ -94,6 +94,27 @@ func TestUnaccounted_AfterAChangeMadeAheadOfTime_IsEmpty(t *testing.T) {
 	}
 }
 
+// Counted in blocks of its temporary files, for which it has hardly any memory here.
+func TestUnaccounted_OfManyVersions_ReadsEachAFewTimes(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	exec(t, db, `do $$ begin for n in 1 .. 400 loop perform pgtick.schedule('s', n % 60 || ' * * * *', 'noop'); end loop; end $$`)
+	conn, err := db.Pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	_, err = conn.Exec(t.Context(), "set work_mem = '64kB'")
+	require.NoError(t, err)
+	var plan []struct {
+		Plan struct {
+			Read    int `json:"Temp Read Blocks"`
+			Written int `json:"Temp Written Blocks"`
+		}
+	}
+	require.NoError(t, conn.QueryRow(t.Context(), "explain (analyze, buffers, format json) select * from pgtick.version_windows(pgtick.now() - interval '30 days', pgtick.now())").Scan(&plan))
+	require.Positive(t, plan[0].Plan.Written)
+	require.Less(t, plan[0].Plan.Read, 5*plan[0].Plan.Written)
+}
+
 func TestUnaccounted_WhenTheTimeIsWrong_SaysSo(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
