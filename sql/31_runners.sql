@@ -12,11 +12,11 @@ declare
   v_id bigint;
 begin
   perform pgtick.refuse_name('name', p_name);
-  if coalesce(cardinality(p_queues), 0) = 0 or num_nulls(variadic p_queues) > 0 then
-    perform pgtick.invalid('queues', p_queues::text, 'at least one queue, none of them null', 'Name for example {default}.');
+  if coalesce(cardinality(p_queues), 0) = 0 then
+    perform pgtick.invalid('queues', p_queues::text, 'at least one queue', 'Name for example {default}.');
   end if;
-  if p_tasks is null or num_nulls(variadic p_tasks) > 0 then
-    perform pgtick.invalid('tasks', p_tasks::text, 'the names of the tasks that this runner serves, none of them null');
+  if p_tasks is null then
+    perform pgtick.invalid('tasks', p_tasks::text, 'the names of the tasks that this runner serves');
   end if;
   perform pgtick.refuse_name('queues', q.queue) from unnest(p_queues) as q(queue);
   perform pgtick.refuse_name('tasks', t.task) from unnest(p_tasks) as t(task);

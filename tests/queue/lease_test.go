@@ -345,3 +345,39 @@ func TestExpire_HarmsNobodyWhoseLeaseIsGood(t *testing.T) {
 	_, err := db.Pool.Exec(context.Background(), "select pgtick.check_claim($1, $2)", fast.ID, fast.Fence)
 	require.NoError(t, err)
 }
+
+// Two runners of one queue, both asleep, each with two jobs.
+func TestCallsOfARunner_ConcernItAlone(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	enqueue(t, db, "echo", 5)
+	other := register(t, db, "other", "echo")
+	claims := other.claim(t, db.Pool, 2)
+	others := func() []string {
+		return all[string](t, db.Pool, `select to_jsonb(r)::text from pgtick.runner_leases as r where r.id = $1
+			union all select to_jsonb(s)::text from pgtick.sleepers as s where s.runner_id = $1
+			union all select to_jsonb(j)::text from pgtick.live_jobs as j where j.runner_id = $1`, other.id)
+	}
+	other.heartbeat(t, db.Pool, claims...)
+	other.sleep(t, db.Pool, time.Minute)
+	exec(t, db.Pool, "select pgtick.say_wakes($1, true)", other.id)
+	before := others()
+	require.Len(t, before, 4)
+	pgtest.Advance(t, db, 10*time.Second)
+	r := register(t, db, "r", "echo")
+	mine := r.claim(t, db.Pool, 2)
+	for _, call := range []string{"heartbeat($1)", "sleep($1, '5 minutes')", "say_wakes($1, false)", "awake($1)", "reconcile($1, '{}', '{}')"} {
+		exec(t, db.Pool, "select pgtick."+call, r.id)
+		require.Equal(t, before, others(), call)
+	}
+	require.Equal(t, []string{"refused", "refused"}, r.finish(t, db.Pool, claims[0].is("done"), claims[1].is("error")))
+	require.Equal(t, before, others(), "reports on what is another's")
+	require.Equal(t, map[int64]string{claims[0].ID: "fenced"}, r.heartbeat(t, db.Pool, claims[0]))
+	require.Equal(t, []string{"refused"}, r.finish(t, db.Pool, mine[0].is("done")), "given back")
+	require.Len(t, r.claim(t, db.Pool, 3), 3)
+	exec(t, db.Pool, "select pgtick.leave($1)", r.id)
+	require.Equal(t, before, others(), "leave")
+	require.Equal(t, "left", one[string](t, db.Pool, "select ended_as from pgtick.runner_leases where id = $1", r.id))
+	require.Empty(t, other.heartbeat(t, db.Pool, claims...))
+}
