@@ -40,8 +40,8 @@ declare
 begin
   for v_look in 1 .. 2 loop
     select j.runner_id into v_runner_id from pgtick.live_jobs as j where j.id = p_job_id;
-    if found and v_runner_id is not null then return 'running'; end if;
     exit when not found;
+    if v_runner_id is not null then return 'running'; end if;
     perform from pgtick.live_jobs as j where j.id = p_job_id and j.runner_id is null for key share;
     if found then return 'ready'; end if;   -- otherwise it was claimed, or ended, just now
   end loop;

@@ -44,7 +44,9 @@ func TestUnique_WhileTheJobIsLive_NoOtherIsAdded(t *testing.T) {
 	require.Equal(t, "k", one[string](t, db.Pool, "select unique_key from pgtick.jobs where id = $1", id))
 
 	require.NotEqual(t, id, unique(t, db.Pool, "K"), "another key")
-	require.NotEqual(t, id, one[int64](t, db.Pool, "select pgtick.enqueue('mail', p_unique_key => 'k')"), "another task")
+	mail := one[int64](t, db.Pool, "select pgtick.enqueue('mail', p_unique_key => 'k')")
+	require.NotEqual(t, id, mail, "another task")
+	require.Equal(t, mail, one[int64](t, db.Pool, "select pgtick.enqueue('mail', p_unique_key => 'k')"))
 	require.NotEqual(t, id, one[int64](t, db.Pool, "select pgtick.enqueue('echo')"), "no key")
 	require.Equal(t, id, unique(t, db.Pool, "k", "p_queue => 'other'", "p_priority => 1"), "the queue makes no difference")
 	require.Equal(t, 4, one[int](t, db.Pool, "select count(*) from pgtick.jobs"))
@@ -83,8 +85,11 @@ func TestUnique_OnlyWhileReady_ARunningOneIsNoConflict(t *testing.T) {
 	first := unique(t, db.Pool, "k", whileReady)
 	require.Equal(t, first, unique(t, db.Pool, "k", whileReady))
 	c := r.claimOne(t, db.Pool)
+	mail := one[int64](t, db.Pool, "select pgtick.enqueue('mail', p_unique_key => 'k')")
+	other := unique(t, db.Pool, "other")
 	second := unique(t, db.Pool, "k", whileReady)
 	require.NotEqual(t, first, second)
+	require.Equal(t, []int64{mail, other}, []int64{one[int64](t, db.Pool, "select pgtick.enqueue('mail', p_unique_key => 'k')"), unique(t, db.Pool, "other")}, "no other key is taken")
 	require.Equal(t, second, unique(t, db.Pool, "k", whileReady))
 	r.finish(t, db.Pool, c.is("done"))
 	require.Equal(t, second, unique(t, db.Pool, "k", whileReady), "the end of the first does not free the key of the second")
@@ -96,7 +101,9 @@ func TestUnique_AlsoWhenDone_ConflictsUntilItsHistoryExpires(t *testing.T) {
 	noon := freeze(t, db)
 	r := register(t, db, "r", "echo")
 	id := unique(t, db.Pool, "k", alsoWhenDone)
-	r.finish(t, db.Pool, r.claimOne(t, db.Pool).is("done"))
+	c := r.claimOne(t, db.Pool)
+	other := unique(t, db.Pool, "other", alsoWhenDone)
+	r.finish(t, db.Pool, c.is("done"))
 	require.Equal(t, id, unique(t, db.Pool, "k", alsoWhenDone))
 	expires := noon.Add(12*time.Hour + 6*24*time.Hour) // the midnight that begins the seventh day from then
 	pgtest.SetNow(t, db, expires.Add(-time.Microsecond))
@@ -105,6 +112,7 @@ func TestUnique_AlsoWhenDone_ConflictsUntilItsHistoryExpires(t *testing.T) {
 	require.Equal(t, "done 1", stateOf(t, db, id))
 	pgtest.SetNow(t, db, expires)
 	require.NotEqual(t, id, unique(t, db.Pool, "k", alsoWhenDone))
+	require.Equal(t, other, unique(t, db.Pool, "other", alsoWhenDone), "this one waits still")
 }
 
 func TestUnique_InTheStatesNamed_NotInOthers(t *testing.T) {
@@ -279,6 +287,55 @@ func TestUnique_TheEndOfAJob_DoesNotWaitForAnOpenEnqueue(t *testing.T) {
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.unique_keys"), "upkeep takes it away")
 }
 
+// The key's row does not say yet how its job has ended: history does.
+func TestUnique_AlsoWhenDone_ThatEndedBehindAnOpenEnqueue_HoldsAsLongAsItsHistory(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	noon := freeze(t, db)
+	r := register(t, db, "r", "echo")
+	id := unique(t, db.Pool, "k", alsoWhenDone)
+	c := r.claimOne(t, db.Pool)
+	a := session(t, db)
+	exec(t, a, "begin")
+	require.Equal(t, id, unique(t, a, "k", alsoWhenDone))
+	r.finish(t, db.Pool, c.is("done"))
+	exec(t, a, "commit")
+	require.Nil(t, one[*string](t, db.Pool, "select ended_as from pgtick.unique_keys"))
+	require.Equal(t, id, unique(t, db.Pool, "k", alsoWhenDone))
+
+	pgtest.SetNow(t, db, noon.AddDate(0, 0, 5))
+	end(t, db, "echo", "default", "done")
+	for range 2 {
+		maintain(t, db)
+		require.Equal(t, 1, one[int](t, db.Pool, "select count(*) from pgtick.unique_keys"))
+	}
+	pgtest.SetNow(t, db, noon.AddDate(0, 0, 8))
+	maintain(t, db) // which drops the history last
+	maintain(t, db)
+	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.unique_keys"), "though other jobs that are done are still there")
+}
+
+func TestUnique_WhileAClaimIsUnderWay_WhatBecomesOfItDecides(t *testing.T) {
+	t.Parallel()
+	for end, jobs := range map[string]int{"commit": 2, "rollback": 1} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			unique(t, db.Pool, "k", whileReady)
+			exec(t, db.Pool, "select pgtick.enqueue('echo', p_run_at => pgtick.now() + interval '1 hour')")
+			r := register(t, db, "r", "echo")
+			claimer, asker := session(t, db), session(t, db)
+			exec(t, claimer, "begin")
+			r.claimOne(t, claimer)
+			ended := inBackground(t, asker, "select pgtick.enqueue('echo', p_unique_key => 'k', p_unique_states => '{ready}')")
+			awaitLock(t, db, asker)
+			exec(t, claimer, end)
+			require.NoError(t, <-ended)
+			require.Equal(t, jobs, one[int](t, db.Pool, "select count(*) from pgtick.jobs where unique_key = 'k'"))
+		})
+	}
+}
+
 func TestUnique_Upkeep_KeepsTheKeysThatHoldSomething(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -392,6 +449,19 @@ func TestUnique_Retry_TakesTheKeyAgain(t *testing.T) {
 
 	r.finish(t, db.Pool, r.claimOne(t, db.Pool).is("done"))
 	require.Equal(t, "ready", retry(t, db.Pool, failed), "the other has ended")
+}
+
+func TestUnique_Retry_OfAJobThatHeldItsKeyWhenItHadFailed_HoldsItWhileItIsLive(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	noon := freeze(t, db)
+	r := register(t, db, "r", "echo")
+	const alsoWhenFailed = "p_unique_states => '{ready,running,failed}'"
+	id := unique(t, db.Pool, "k", alsoWhenFailed)
+	r.finish(t, db.Pool, r.claimOne(t, db.Pool).is("failed"))
+	retry(t, db.Pool, id)
+	pgtest.SetNow(t, db, noon.AddDate(0, 0, 31)) // a day after what has failed is dropped
+	require.Equal(t, id, unique(t, db.Pool, "k", alsoWhenFailed))
 }
 
 func TestUnique_Retry_OnceItsTimeIsOver_NeedsNoKey(t *testing.T) {
