@@ -156,6 +156,9 @@ func TestUnique_ForLongerThanTheRetention_TheHistoryStaysAsLong(t *testing.T) {
 			id := unique(t, db.Pool, "k", alsoWhenDone, forDays)
 			r.finish(t, db.Pool, r.claimOne(t, db.Pool).is("done"))
 			require.True(t, one[bool](t, db.Pool, "select expires_on >= $2 from pgtick.history where id = $1", id, until))
+			free := unique(t, db.Pool, "free", forDays)
+			r.finish(t, db.Pool, r.claimOne(t, db.Pool).is("done"))
+			require.Equal(t, 7, keptFor(t, db, free), "a key that the end frees needs no history")
 			for day := noon.AddDate(0, 0, 1); day.Before(until); day = day.AddDate(0, 0, max(days/3, 1)) {
 				pgtest.SetNow(t, db, day)
 				exec(t, db.Pool, "select pgtick.maintain()")
@@ -176,9 +179,10 @@ func TestUnique_OnConflict_WhatBecomesOfTheWaitingJob(t *testing.T) {
 	now := freeze(t, db)
 	const later = "p_run_at => pgtick.now() + interval '1 hour'"
 	show := func(id int64) string {
-		return one[string](t, db.Pool, "select args::text || ' ' || (run_at - $2)::text from pgtick.live_jobs where id = $1", id, now)
+		return one[string](t, db.Pool, "select concat_ws(' ', args, run_at - $2, wanted_at) from pgtick.live_jobs where id = $1", id, now)
 	}
 	id := unique(t, db.Pool, "k", `p_args => '{"n": 1}'`, later)
+	other := unique(t, db.Pool, "other", `p_args => '{"n": 0}'`, later)
 	again := func(more ...string) {
 		t.Helper()
 		require.Equal(t, id, unique(t, db.Pool, "k", append([]string{`p_args => '{"n": 2}'`}, more...)...))
@@ -195,6 +199,7 @@ func TestUnique_OnConflict_WhatBecomesOfTheWaitingJob(t *testing.T) {
 	require.Equal(t, `{"n": 2} 00:03:00`, show(id), "earlier")
 	again("p_on_conflict => 'move_run_at'", "p_run_at => pgtick.now() - interval '3 minutes'")
 	require.Equal(t, `{"n": 2} 00:00:00`, show(id), "never in the past")
+	require.Equal(t, `{"n": 0} 01:00:00`, show(other), "no other job is changed by it")
 
 	r := register(t, db, "r", "echo")
 	require.Equal(t, id, r.claimOne(t, db.Pool).ID)
@@ -273,6 +278,8 @@ func TestUnique_TheEndOfAJob_DoesNotWaitForAnOpenEnqueue(t *testing.T) {
 		exec(t, a, "begin")
 		require.Equal(t, id, unique(t, a, "k"))
 		require.Equal(t, []string{"accepted"}, r.finish(t, impatient, c.is("done")))
+		exec(t, impatient, "select pgtick.maintain()")
+		require.Nil(t, one[*string](t, db.Pool, "select problem from pgtick.upkeep where what = 'maintain'"), "nor does upkeep")
 		exec(t, a, "commit")
 		require.Equal(t, []int64{id}, all[int64](t, db.Pool, "select job_id from pgtick.unique_keys"), "left behind")
 		return id
@@ -422,6 +429,7 @@ func TestUnique_EnqueueMany_ReturnsTheIdsInTheOrderOfTheKeys(t *testing.T) {
 		"select j.unique_key || ' ' || j.args from unnest($1::bigint[]) with ordinality as i(id, place) join pgtick.jobs as j on j.id = i.id order by i.place", ids))
 	require.Equal(t, 4, one[int](t, db.Pool, "select count(*) from pgtick.jobs"))
 	require.Empty(t, all[int64](t, db.Pool, "select pgtick.enqueue_many('echo', '{}', p_unique_keys => '{}')"))
+	require.Equal(t, ids[:1], all[int64](t, db.Pool, "select pgtick.enqueue_many('echo', array['{}']::jsonb[], p_unique_keys => '{z}', p_unique_for => '1 hour')"))
 	for _, keys := range []string{"'{a}'", "'{a,b,c}'", "'{}'", "'{c,null}'", "null, p_unique_for => '1 hour'"} {
 		pg := refused(t, db.Pool, "TK000", "select pgtick.enqueue_many('echo', array['{}', '{}']::jsonb[], p_unique_keys => "+keys+")")
 		require.True(t, strings.HasPrefix(pg.Message, "unique_keys "), "%s: %s", keys, pg.Message)

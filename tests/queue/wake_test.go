@@ -59,6 +59,7 @@ func TestWake_WhatAJobIsDueFor_DecidesWhetherASleeperIsNotified(t *testing.T) {
 	require.Empty(t, add("select pgtick.enqueue('echo', p_queue => 'other')"), "nobody sleeps on that queue")
 	require.Equal(t, []string{"default"}, add("select pgtick.enqueue_many('echo', array['{}', '{}']::jsonb[])"))
 	require.Empty(t, add("select pgtick.enqueue_many('echo', '{}')"))
+	require.Empty(t, add("select pgtick.enqueue_many('echo', array['{}', '{}']::jsonb[], p_queue => 'other')"))
 	pgtest.Advance(t, db, 6*time.Second)
 	require.Empty(t, add("select pgtick.enqueue('echo')"), "its poll is over: it looks by itself")
 }
