@@ -335,6 +335,32 @@ func TestRequest_OfNobody_IsRefused(t *testing.T) {
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.live_jobs"))
 }
 
+func TestAuthenticated_WithATokenThatNamesNoUser_IsToldSo_OrSeesNothing(t *testing.T) {
+	t.Parallel()
+	db := newProject(t)
+	do(t, db.Pool, "select pgtick.enqueue('report.make', p_owner_id => $1)", ann)
+	for claims, says := range map[string]string{`{"sub": "user_2abc"}`: `"user_2abc", the subject of the token, is no UUID`, "not json": "not JSON", `{"sub": "\u0000"}`: "not JSON"} {
+		require.Contains(t, refused(t, withClaims(t, db, claims), "TK024", "select count(*) from pgtick.my_jobs").Message, says)
+	}
+	for _, claims := range []string{"", "{}", `{"sub": ""}`} {
+		require.Zero(t, one[int](t, withClaims(t, db, claims), "select count(*) from pgtick.my_jobs"), claims)
+	}
+	require.Equal(t, 1, one[int](t, asUser(t, db, ann), "select count(*) from pgtick.my_jobs"))
+}
+
+// Who did it is written down: an action of somebody whose claims cannot be read is none.
+func TestAudit_UnderClaimsThatAreNotJSON_RefusesTheAction(t *testing.T) {
+	t.Parallel()
+	db := newProject(t)
+	owner := connect(t, db.URL)
+	do(t, owner, "set request.jwt.claims = 'not json'")
+	require.Contains(t, refused(t, owner, "TK024", "select pgtick.pause_queue('mail')").Message, "not JSON")
+	require.Equal(t, 0, one[int](t, db.Pool, "select (select count(*) from pgtick.audit) + (select count(*) from pgtick.queues where paused_at is not null)"))
+	do(t, owner, `set request.jwt.claims = '{"sub": "ann"}'`)
+	do(t, owner, "select pgtick.pause_queue('mail')")
+	require.Equal(t, "ann", one[string](t, db.Pool, "select by_whom from pgtick.audit"))
+}
+
 func TestRequest_OfWhatNoJobMayHave_IsRefused(t *testing.T) {
 	t.Parallel()
 	db := newProject(t)
