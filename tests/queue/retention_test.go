@@ -290,8 +290,8 @@ func largeIndexes(t *testing.T, db *pgtest.DB) int64 {
 	enqueue(t, db, "echo", 10)
 	addLong(t, db, 50000)
 	exec(t, db.Pool, "delete from pgtick.live_jobs where task <> 'echo'")
-	require.Eventually(t, func() bool { // the server's own upkeep may hold back this one for a moment
-		exec(t, db.Pool, "vacuum pgtick.live_jobs")
+	require.Eventually(t, func() bool { // it passes over a page that somebody writes just now; alone, that is too little for it to look into the indexes
+		exec(t, db.Pool, "vacuum (index_cleanup on) pgtick.live_jobs")
 		return one[int64](t, db.Pool, "select pg_relation_size('pgtick.live_jobs')") < 1<<20
 	}, patience, 50*time.Millisecond, "vacuum cuts the table")
 	size := indexSize(t, db)
@@ -311,13 +311,21 @@ func indexSize(t *testing.T, db *pgtest.DB) int64 {
 	return one[int64](t, db.Pool, "select pg_indexes_size('pgtick.live_jobs')")
 }
 
+// maintainUntilIndexesHaveLessThan is patient with the server's own upkeep, which may be at the table just now.
+func maintainUntilIndexesHaveLessThan(t *testing.T, db *pgtest.DB, size int64) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		maintain(t, db)
+		return indexSize(t, db) < size
+	}, patience, 50*time.Millisecond)
+}
+
 func TestMaintain_IndexesThatABacklogHasLeftLarge_AreBuiltAnew(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	db.Quiet(t)
 	largeIndexes(t, db)
-	maintain(t, db)
-	require.Less(t, indexSize(t, db), int64(1<<20))
+	maintainUntilIndexesHaveLessThan(t, db, 1<<20)
 	r := register(t, db, "r", "echo")
 	require.Len(t, r.claim(t, db.Pool, 20), 10)
 	files := "select array_agg(pg_relation_filenode(i.indexrelid)::bigint order by i.indexrelid) from pg_index as i where i.indrelid = 'pgtick.live_jobs'::regclass"
@@ -334,8 +342,7 @@ func TestMaintain_IndexesLargerThanATableOfSomeMiB_AreBuiltAnew_Once(t *testing.
 	large := largeIndexes(t, db)
 	addLong(t, db, 15000)
 	require.Greater(t, one[int64](t, db.Pool, "select pg_relation_size('pgtick.live_jobs')"), int64(8<<20))
-	require.Equal(t, 2, one[int](t, db.Pool, "select pgtick.rebuild_indexes()"))
-	require.Less(t, indexSize(t, db), large/2)
+	maintainUntilIndexesHaveLessThan(t, db, large/2)
 	require.Zero(t, one[int](t, db.Pool, "select pgtick.rebuild_indexes()"))
 }
 
@@ -357,6 +364,5 @@ func TestMaintain_WhileATaskIsAtItsJob_LeavesLargeIndexes_AndSaysNothing(t *test
 	require.Equal(t, large, indexSize(t, db))
 	require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, claims[1].is("done")))
 	exec(t, task, "commit")
-	maintain(t, db)
-	require.Less(t, indexSize(t, db), large)
+	maintainUntilIndexesHaveLessThan(t, db, large)
 }

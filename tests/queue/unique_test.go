@@ -437,6 +437,24 @@ func TestUnique_EnqueueMany_ReturnsTheIdsInTheOrderOfTheKeys(t *testing.T) {
 	require.Equal(t, 4, one[int](t, db.Pool, "select count(*) from pgtick.jobs"))
 }
 
+func TestUnique_EnqueueMany_TakesTheKeysInTheirOrder_ButASequenceAsItIsGiven(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	holder, many, impatient := session(t, db), session(t, db), session(t, db)
+	exec(t, holder, "begin")
+	unique(t, holder, "a")
+	ended := inBackground(t, many, "select pgtick.enqueue_many('echo', array['{}', '{}']::jsonb[], p_unique_keys => '{b,a}')")
+	awaitLock(t, db, many)
+	exec(t, impatient, pgtest.WaitForNobody)
+	unique(t, impatient, "b") // who comes to a first has not taken b yet: so nobody waits in a circle
+	exec(t, holder, "commit")
+	require.NoError(t, <-ended)
+
+	ids := all[int64](t, db.Pool, "select pgtick.enqueue_many('echo', array['{}', '{}']::jsonb[], p_unique_keys => '{z,y}', p_sequence_keys => '{s,s}')")
+	require.Equal(t, []int64{ids[0]}, all[int64](t, db.Pool, "select id from pgtick.live_jobs where id = any ($1) and blocked_by is null", ids))
+	require.Less(t, ids[0], ids[1])
+}
+
 func TestUnique_Retry_TakesTheKeyAgain(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

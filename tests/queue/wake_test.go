@@ -58,6 +58,8 @@ func TestWake_WhatAJobIsDueFor_DecidesWhetherASleeperIsNotified(t *testing.T) {
 	require.Empty(t, add("select pgtick.enqueue('echo', p_run_at => pgtick.now() + interval '1 hour')"))
 	require.Empty(t, add("select pgtick.enqueue('echo', p_queue => 'other')"), "nobody sleeps on that queue")
 	require.Equal(t, []string{"default"}, add("select pgtick.enqueue_many('echo', array['{}', '{}']::jsonb[])"))
+	require.Equal(t, []string{"default"}, add("select pgtick.enqueue_many('echo', array['{}', '{}']::jsonb[], p_limit_keys => '{a,b}')"))
+	require.Zero(t, one[int](t, db.Pool, "select count(wanted_at) from pgtick.jobs"), "none of these is blocked")
 	require.Empty(t, add("select pgtick.enqueue_many('echo', '{}')"))
 	require.Empty(t, add("select pgtick.enqueue_many('echo', array['{}', '{}']::jsonb[], p_queue => 'other')"))
 	pgtest.Advance(t, db, 6*time.Second)

@@ -312,7 +312,7 @@ func TestAfter_Retry_WaitsAgainForWhatLives(t *testing.T) {
 	db := pgtest.New(t)
 	r := register(t, db.Pool)
 	a := enqueue(t, db.Pool, "echo")
-	b := enqueue(t, db.Pool, "echo", after(a))
+	b := one[int64](t, db.Pool, "select pgtick.enqueue_many('echo', array['{}']::jsonb[], p_after => array[$1::bigint])", a)
 	c := enqueue(t, db.Pool, "echo", after(b))
 	r.do(t, db.Pool, a, "failed")
 	require.Equal(t, 1, one[int](t, db.Pool, `select pgtick.retry_where('{"task": "echo"}')`))
