@@ -645,6 +645,15 @@ begin
     raise warning using errcode = sqlstate, message = pg_catalog.concat('pgtick.maintain: ', sqlerrm);
   end;
   commit;
+
+  begin
+    if pgtick.upkeep_due('indexes', '5 minutes'::pg_catalog.interval) then
+      perform pgtick.rebuild_indexes();
+    end if;
+  exception when others then
+    raise warning using errcode = sqlstate, message = pg_catalog.concat('pgtick.rebuild_indexes: ', sqlerrm);
+  end;
+  commit;
 end
 $$;
-comment on procedure pgtick.run_ticks() is 'For pg_cron and people: tick() and commit until nothing is due, at most 50 seconds; then rescue(), check_deadlines(), and once an hour maintain(), each in a transaction of its own, whatever became of the others. Not inside a transaction block.';
+comment on procedure pgtick.run_ticks() is 'For pg_cron and people: tick() and commit until nothing is due, at most 50 seconds; then rescue(), check_deadlines(), once an hour maintain(), and every five minutes rebuild_indexes(), each in a transaction of its own, whatever became of the others. Not inside a transaction block.';

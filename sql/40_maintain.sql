@@ -117,39 +117,6 @@ as $$
 $$;
 comment on function pgtick.history_days(date) is 'The days whose partitions of history are needed on p_today and the two days after it.';
 
--- A table's empty end is cut off by vacuum, an index keeps the size that it once had: of a backlog, or of what could not be cleaned away beside an old
--- transaction. To build those of a small table anew takes some tenths of a second at most, in which nothing is claimed (decision 0030). Nobody is to wait
--- for whoever holds that up (a task's transaction, a vacuum): after a tenth of a second it is left for the next time. Not the index of the table's toast:
--- that may be large.
-create or replace function pgtick.rebuild_indexes()
-returns integer
-language plpgsql volatile parallel unsafe
-set search_path = ''
-set lock_timeout = '100ms'
-as $$
-declare
-  v_table constant bigint := pg_catalog.pg_relation_size('pgtick.live_jobs');
-  v_indexes constant bigint := pg_catalog.pg_indexes_size('pgtick.live_jobs');
-  v_name text;
-  v_count integer := 0;
-begin
-  if v_table > 32 * 1024 * 1024 or v_indexes < 8 * 1024 * 1024 + v_table then return 0; end if;
-  for v_name in
-    select i.indexrelid::regclass::text from pg_catalog.pg_index as i
-    where i.indrelid = 'pgtick.live_jobs'::regclass and pg_catalog.pg_relation_size(i.indexrelid) > 1024 * 1024
-    order by 1
-  loop
-    execute format('reindex index %s', v_name);
-    v_count := v_count + 1;
-  end loop;
-  raise log 'pgtick: % indexes of live_jobs built anew: % before, % now', v_count,
-    pg_catalog.pg_size_pretty(v_indexes), pg_catalog.pg_size_pretty(pg_catalog.pg_indexes_size('pgtick.live_jobs'));
-  return v_count;
-end
-$$;
-comment on function pgtick.rebuild_indexes() is
-  'Build the indexes of pgtick.live_jobs anew where they have 8 MiB more than the table, and that has at most 32 MiB; return how many. Raises 55P03 where it would have to wait for longer than a tenth of a second.';
-
 -- Each kind of upkeep in a block of its own: one that meets a lock does not keep the others from their work. The lock on a parent is
 -- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call,
 -- a minute later. Once it is had, nothing slow may follow: partitions are dropped last.
@@ -203,14 +170,63 @@ begin
     v_problem := concat_ws('; ', v_problem, format('old partitions: %s', sqlerrm));
     update pgtick.upkeep as u set problem = v_problem where u.what = 'maintain';
   end;
-  begin
-    perform pgtick.rebuild_indexes();
-  exception
-    when lock_not_available then null;   -- they are large, which is no problem that anybody must hear of
-    when others then
-      update pgtick.upkeep as u set problem = concat_ws('; ', v_problem, format('indexes: %s', sqlerrm)) where u.what = 'maintain';
-  end;
 end
 $$;
 comment on function pgtick.maintain() is
-  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; counts of attempts after 3 hours to 15 days; requests of end users after 7, or the longest period of a quota). End attempts that are a lease beyond their timeout, named by their runner or not. Build indexes of live jobs anew that an old transaction or a large backlog has left behind, see rebuild_indexes. Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
+  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; counts of attempts after 3 hours to 15 days; requests of end users after 7, or the longest period of a quota). End attempts that are a lease beyond their timeout, named by their runner or not. Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
+
+-- A table's empty end is cut off by vacuum, an index keeps the size that it once had: of a backlog, or of what could not be cleaned away beside an old
+-- transaction. To build those of a small table anew takes some tenths of a second at most, in which nothing is claimed (decision 0030). Not the index of
+-- the table's toast: that may be large.
+-- The lock is only tried for, again and again for two seconds: whoever waits for it makes all others wait behind. While some transaction that uses the
+-- table is open all that time, it is left for the next call, and is no problem that anybody must hear of. In a transaction of its own, since reports
+-- lock their live jobs, and then wait for whoever changes the partitions of history.
+-- definer: indexes belong to the owner, and the runner's role may call this.
+create or replace function pgtick.rebuild_indexes()
+returns integer
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+set lock_timeout = '100ms'
+as $$
+declare
+  v_table constant bigint := pg_catalog.pg_relation_size('pgtick.live_jobs');
+  v_indexes constant bigint := pg_catalog.pg_indexes_size('pgtick.live_jobs');
+  v_until constant timestamptz := clock_timestamp() + interval '2 seconds';
+  v_name text;
+  v_count integer := 0;
+  v_problem text;
+begin
+  if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.indexes')) then return 0; end if;
+  while v_table <= 32 * 1024 * 1024 and v_indexes >= 8 * 1024 * 1024 + v_table and clock_timestamp() < v_until loop
+    begin
+      lock table pgtick.live_jobs in access exclusive mode nowait;
+      for v_name in
+        select i.indexrelid::regclass::text from pg_catalog.pg_index as i
+        where i.indrelid = 'pgtick.live_jobs'::regclass and pg_catalog.pg_relation_size(i.indexrelid) > 1024 * 1024
+        order by 1
+      loop
+        execute format('reindex index %s', v_name);
+        v_count := v_count + 1;
+      end loop;
+      exit;
+    exception
+      when lock_not_available then
+        v_count := 0;
+        perform pg_catalog.pg_sleep(0.02);
+      when others then
+        v_count := 0;
+        v_problem := sqlerrm;
+        exit;
+    end;
+  end loop;
+  if v_count > 0 then
+    raise log 'pgtick: % indexes of live_jobs built anew: % before, % now', v_count,
+      pg_catalog.pg_size_pretty(v_indexes), pg_catalog.pg_size_pretty(pg_catalog.pg_indexes_size('pgtick.live_jobs'));
+  end if;
+  insert into pgtick.upkeep as u (what, done_at, problem) values ('indexes', pgtick.now(), v_problem)
+  on conflict (what) do update set done_at = excluded.done_at, problem = excluded.problem;
+  return v_count;
+end
+$$;
+comment on function pgtick.rebuild_indexes() is
+  'Build the indexes of pgtick.live_jobs anew where they have 8 MiB more than the table, and that has at most 32 MiB: an old transaction or a large backlog has left them behind. Returns how many; 0 also where for two seconds there was no moment at which nobody used the table: the clocks call it every five minutes.';

@@ -63,7 +63,8 @@ declare
 begin
   -- as in charge: what is plainly right is found so by one expression
   if (p_amount > 0 and p_user_id is not null and length(p_idempotency_key) between 1 and 255 and num_nonnulls(p_description, p_reference_id) = 0
-    and p_expires_in between interval '1 second' and interval '1 day') is not true
+    and p_expires_in between interval '1 second' and interval '1 day'
+    and timestamptz '2001-02-01 12:00:00+00' + p_expires_in between '2001-02-01 12:00:01+00' and '2001-02-02 12:00:00+00') is not true   -- see check_expires_in
   then
     perform credits.check_amount(p_amount), credits.check_request(p_user_id, p_idempotency_key, p_description, p_reference_id), credits.check_expires_in(p_expires_in);
   end if;
@@ -92,17 +93,18 @@ $$;
 comment on function credits.hold(uuid, bigint, interval, text, text, text) is
   'Set p_amount (1 or more) credits aside until they are captured or released, or p_expires_in (more than 0, at most a year) has passed. The id of the hold; the same request again gives the same id. Raises TK100 for a bad value, TK101 for too few credits, TK102 for an unknown user, TK105 when the key was used for something else.';
 
--- Intervals are compared as sums with one moment: as such, '365 days' would be more than '1 year'.
+-- An interval of months has no length of its own: as such, '365 days' would be more than '1 year', and '-1 year 361 days' a day. So it is judged by the
+-- time to which it leads from a first of February: from there no months are shorter, nor any that go back longer.
 create or replace function credits.check_expires_in(p_expires_in interval)
 returns void
 language plpgsql stable parallel safe
 set search_path = ''
 as $$
 declare
-  v_year timestamptz := '2001-01-01 00:00:00+00';
+  v_start constant timestamptz := '2001-02-01 12:00:00+00';
 begin
   if p_expires_in > interval '400 days' or p_expires_in < interval '-400 days'
-    or (v_year + p_expires_in > v_year and v_year + p_expires_in <= v_year + interval '366 days') is not true then
+    or (v_start + p_expires_in > v_start and v_start + p_expires_in <= v_start + interval '366 days') is not true then
     perform credits.invalid('expires_in', p_expires_in::text, 'a hold lasts more than no time and at most a year', 'Give an interval such as ''30 minutes''.');
   end if;
 end

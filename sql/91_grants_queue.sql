@@ -49,6 +49,7 @@ select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.counted_tasks(bigint)',
   'function pgtick.gate_refused(bigint, bigint, text)',
   'function pgtick.maintain()',
+  'function pgtick.rebuild_indexes()',
   'function pgtick.function_call(jsonb)',
   'function pgtick.check_address(text)']);
 select pgtick.grant_to('{service_role,pgtick_runner,pgtick_reader,authenticated}', 'execute', array['function pgtick.now()', 'function pgtick.user_id()']);

@@ -8,7 +8,7 @@ select pgtick.grant_to('{service_role}', 'execute', array[
   'function pgtick.resume_schedule(text, boolean)',
   'function pgtick.set_slot_retention(interval)',
   'function pgtick.run_now(text)']);
--- run_ticks is no definer, so that who calls it needs what it calls; rescue and maintain are granted with the queue.
+-- run_ticks is no definer, so that who calls it needs what it calls; rescue, maintain and rebuild_indexes are granted with the queue.
 select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.tick()',
   'function pgtick.tick_chunk(integer)',

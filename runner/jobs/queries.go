@@ -5,6 +5,7 @@ package jobs
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -294,10 +295,12 @@ func Rescue(ctx context.Context, db DB) (n int, err error) {
 	return n, failed("rescue", err)
 }
 
-// MaintainWhereDue makes partitions ahead and drops old ones, unless that was done within the hour (after a problem: the minute).
+// MaintainWhereDue makes partitions ahead and drops old ones, unless that was done within the hour (after a problem: the minute). After that, in a
+// transaction of its own, it builds indexes of live jobs anew that are much too large, unless somebody has looked for that within five minutes.
 func MaintainWhereDue(ctx context.Context, db DB) error {
 	_, err := db.Exec(ctx, `select pgtick.maintain() where pgtick.upkeep_due('maintain', '1 hour')`)
-	return failed("maintain", err)
+	_, indexes := db.Exec(ctx, `select pgtick.rebuild_indexes() where pgtick.upkeep_due('indexes', '5 minutes')`)
+	return errors.Join(failed("maintain", err), failed("rebuild indexes", indexes))
 }
 
 // CheckDeadlines returns the names of the schedules that have had no done job within must_finish_within.

@@ -164,6 +164,8 @@ func TestBadValues_AreRefusedByFieldValueAndRule_AndWriteNothing(t *testing.T) {
 		{"select credits.hold($1, 0, '1 hour', 'k')", "amount", nil},
 		{"select credits.hold($1, 1, '0', 'k')", "expires_in", nil},
 		{"select credits.hold($1, 1, '-1 second', 'k')", "expires_in", nil},
+		{"select credits.hold($1, 1, '-1 year 361 days', 'k')", "expires_in", nil}, // to compare, this is a day
+		{"select credits.hold($1, 1, '1 month -29 days', 'k')", "expires_in", nil}, // and this, and less than nothing in February
 		{"select credits.hold($1, 1, null, 'k')", "expires_in null", nil},
 		{"select credits.hold($1, 1, '367 days', 'k')", "expires_in", nil},
 		{"select credits.hold($1, 1, '100000000 years', 'k')", "expires_in", nil},

@@ -311,46 +311,49 @@ func indexSize(t *testing.T, db *pgtest.DB) int64 {
 	return one[int64](t, db.Pool, "select pg_indexes_size('pgtick.live_jobs')")
 }
 
-// maintainUntilIndexesHaveLessThan is patient with the server's own upkeep, which may be at the table just now.
-func maintainUntilIndexesHaveLessThan(t *testing.T, db *pgtest.DB, size int64) {
+// rebuildUntilIndexesHaveLessThan is patient with the server's own upkeep, which may be at the table for longer than two seconds.
+func rebuildUntilIndexesHaveLessThan(t *testing.T, db *pgtest.DB, size int64) {
 	t.Helper()
-	require.Eventually(t, func() bool {
-		maintain(t, db)
-		return indexSize(t, db) < size
-	}, patience, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return rebuildIndexes(t, db.Pool) > 0 && indexSize(t, db) < size }, patience, 50*time.Millisecond)
 }
 
-func TestMaintain_IndexesThatABacklogHasLeftLarge_AreBuiltAnew(t *testing.T) {
+func rebuildIndexes(t *testing.T, db asker) int {
+	t.Helper()
+	return one[int](t, db, "select pgtick.rebuild_indexes()")
+}
+
+func TestRebuildIndexes_ThatABacklogHasLeftLarge_MakesThemSmall(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	db.Quiet(t)
 	largeIndexes(t, db)
-	maintainUntilIndexesHaveLessThan(t, db, 1<<20)
+	rebuildUntilIndexesHaveLessThan(t, db, 1<<20)
 	r := register(t, db, "r", "echo")
 	require.Len(t, r.claim(t, db.Pool, 20), 10)
 	files := "select array_agg(pg_relation_filenode(i.indexrelid)::bigint order by i.indexrelid) from pg_index as i where i.indrelid = 'pgtick.live_jobs'::regclass"
 	before := one[[]int64](t, db.Pool, files)
-	maintain(t, db)
+	require.Zero(t, rebuildIndexes(t, db.Pool))
 	require.Equal(t, before, one[[]int64](t, db.Pool, files), "small ones are left alone")
 }
 
 // A table of some MiB is not cut to nothing, since a peak of each day fills it again.
-func TestMaintain_IndexesLargerThanATableOfSomeMiB_AreBuiltAnew_Once(t *testing.T) {
+func TestRebuildIndexes_LargerThanATableOfSomeMiB_DoesSoOnce(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	db.Quiet(t)
 	large := largeIndexes(t, db)
 	addLong(t, db, 15000)
 	require.Greater(t, one[int64](t, db.Pool, "select pg_relation_size('pgtick.live_jobs')"), int64(8<<20))
-	maintainUntilIndexesHaveLessThan(t, db, large/2)
-	require.Zero(t, one[int](t, db.Pool, "select pgtick.rebuild_indexes()"))
+	rebuildUntilIndexesHaveLessThan(t, db, large/2)
+	require.Zero(t, rebuildIndexes(t, db.Pool))
 }
 
-// A task's transaction holds a lock on the table until its end, and may take long: upkeep gives up soon, and comes again.
-func TestMaintain_WhileATaskIsAtItsJob_LeavesLargeIndexes_AndSaysNothing(t *testing.T) {
+// A task's transaction holds a lock on the table until its end, and may take long: upkeep makes nobody wait behind it, and comes again five minutes later.
+func TestRebuildIndexes_WhileATaskIsAtItsJob_NeverStandsInLine_SaysNothing_AndComesAgain(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	db.Quiet(t)
+	noon := freeze(t, db)
 	large := largeIndexes(t, db)
 	r := register(t, db, "r", "echo")
 	claims := r.claim(t, db.Pool, 2)
@@ -358,11 +361,47 @@ func TestMaintain_WhileATaskIsAtItsJob_LeavesLargeIndexes_AndSaysNothing(t *test
 	exec(t, task, "begin")
 	exec(t, task, "select pgtick.check_claim($1, $2)", claims[0].ID, claims[0].Fence)
 	upkeep := session(t, db)
-	exec(t, upkeep, "set statement_timeout = '15s'") // far beyond its own lock_timeout
-	exec(t, upkeep, "select pgtick.maintain()")
-	require.Nil(t, one[*string](t, db.Pool, "select problem from pgtick.upkeep where what = 'maintain'"))
+	exec(t, upkeep, "set statement_timeout = '15s'") // far beyond its own two seconds
+	pid := one[int](t, upkeep, "select pg_backend_pid()")
+	ended := make(chan error, 1)
+	go func() { _, err := upkeep.Exec(t.Context(), "call pgtick.run_ticks()"); ended <- err }()
+	for running := true; running; {
+		select {
+		case err := <-ended:
+			require.NoError(t, err)
+			running = false
+		default:
+			require.Zero(t, one[int](t, db.Pool, "select count(*) from pg_locks where pid = $1 and not granted", pid), "all others would wait behind it")
+		}
+	}
+	require.Equal(t, []string{"indexes", "maintain"},
+		all[string](t, db.Pool, "select what from pgtick.upkeep where what in ('indexes', 'maintain') and done_at = $1 and problem is null order by 1", noon))
 	require.Equal(t, large, indexSize(t, db))
 	require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, claims[1].is("done")))
 	exec(t, task, "commit")
-	maintainUntilIndexesHaveLessThan(t, db, large)
+	pgtest.SetNow(t, db, noon.Add(5*time.Minute))
+	exec(t, upkeep, "call pgtick.run_ticks()")
+	require.Equal(t, large, indexSize(t, db), "not yet")
+	require.Eventually(t, func() bool { // the server's own upkeep may be at the table for a moment
+		pgtest.Advance(t, db, 5*time.Minute+time.Second)
+		exec(t, upkeep, "call pgtick.run_ticks()")
+		return indexSize(t, db) < large
+	}, patience, 50*time.Millisecond)
+}
+
+// Reports wait for whoever drops partitions, and have locked their jobs before: whoever wanted the indexes in the same transaction would wait for these.
+func TestMaintain_TakesNoLockForWhichReportsWouldWait_OnLiveJobs(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Quiet(t)
+	large := largeIndexes(t, db)
+	upkeep := session(t, db)
+	exec(t, upkeep, "begin")
+	exec(t, upkeep, "select pgtick.maintain()")
+	report := session(t, db)
+	exec(t, report, "begin")
+	exec(t, report, "lock table pgtick.live_jobs in row exclusive mode nowait")
+	exec(t, report, "rollback")
+	exec(t, upkeep, "commit")
+	require.Equal(t, large, indexSize(t, db))
 }

@@ -80,3 +80,12 @@ func TestWork_ARetryOfASuspect_StartsAtItsTime(t *testing.T) {
 	// Not by the clock of the machine: what else would find it is the test of the listener, a minute after the one at the start.
 	require.Less(t, ask[float64](t, db, `select extract(epoch from started_at - run_at)::float8 from pgtick.jobs where id = $1`, id), 30.0)
 }
+
+// Promise 6: without pg_cron it is a runner that makes the days' partitions, drops old ones, and looks whether an index has become far too large.
+func TestWork_DoesTheUpkeep_WhereNoOtherClockDoes(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	do(t, db, "delete from pgtick.upkeep")
+	work(t, db)
+	becomes(t, db, "indexes maintain", `select coalesce(string_agg(what, ' ' order by what), '') from pgtick.upkeep where what in ('indexes', 'maintain') and problem is null`)
+}

@@ -58,10 +58,16 @@ func TestRunTicks_DoesAllThatIsDue_ThenRescuesAndMaintains(t *testing.T) {
 	at(t, db, "2026-03-01T10:01:00Z")
 	exec(t, db, "call pgtick.run_ticks()")
 	require.Equal(t, 50, one[int](t, db, "select count(*) from pgtick.slots"))
-	require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.upkeep where what = 'maintain' and done_at = pgtick.now()"))
-	at(t, db, "2026-03-01T10:02:00Z")
+	done := func() []string {
+		return all[string](t, db, "select what from pgtick.upkeep where done_at = pgtick.now() and what in ('maintain', 'indexes') order by what")
+	}
+	require.Equal(t, []string{"indexes", "maintain"}, done())
+	at(t, db, "2026-03-01T10:06:00Z")
 	exec(t, db, "call pgtick.run_ticks()")
-	require.Zero(t, one[int](t, db, "select count(*) from pgtick.upkeep where done_at = pgtick.now()"), "maintain is due once an hour")
+	require.Empty(t, done(), "maintain is due once an hour, a look at the indexes after five minutes")
+	at(t, db, "2026-03-01T10:06:01Z")
+	exec(t, db, "call pgtick.run_ticks()")
+	require.Equal(t, []string{"indexes"}, done())
 }
 
 func TestRunTicks_WhenOneOfItsPartsFails_DoesTheOthers(t *testing.T) {
@@ -74,12 +80,12 @@ func TestRunTicks_WhenOneOfItsPartsFails_DoesTheOthers(t *testing.T) {
 	at(t, db, "2026-03-01T10:01:00Z")
 	exec(t, db, "call pgtick.run_ticks()")
 	require.Equal(t, []string{"03-01 10:01 enqueued"}, fates(t, db, "s"))
-	require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.upkeep"))
+	require.Equal(t, []string{"indexes", "maintain"}, all[string](t, db, "select what from pgtick.upkeep order by what"))
 	exec(t, db, "create or replace function pgtick.wake(p_queues text[], p_run_at timestamptz) returns void language plpgsql set search_path = '' as $$ begin raise 'no wake today'; end $$")
 	exec(t, db, "delete from pgtick.upkeep")
 	at(t, db, "2026-03-01T10:02:00Z")
 	exec(t, db, "call pgtick.run_ticks()")
-	require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.upkeep"))
+	require.Equal(t, []string{"indexes", "maintain"}, all[string](t, db, "select what from pgtick.upkeep order by what"))
 	require.Len(t, fates(t, db, "s"), 2, "a slot that makes no job needs no wake-up")
 }
 

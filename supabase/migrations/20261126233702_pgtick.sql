@@ -4202,9 +4202,18 @@ begin
     raise warning using errcode = sqlstate, message = pg_catalog.concat('pgtick.maintain: ', sqlerrm);
   end;
   commit;
+
+  begin
+    if pgtick.upkeep_due('indexes', '5 minutes'::pg_catalog.interval) then
+      perform pgtick.rebuild_indexes();
+    end if;
+  exception when others then
+    raise warning using errcode = sqlstate, message = pg_catalog.concat('pgtick.rebuild_indexes: ', sqlerrm);
+  end;
+  commit;
 end
 $$;
-comment on procedure pgtick.run_ticks() is 'For pg_cron and people: tick() and commit until nothing is due, at most 50 seconds; then rescue(), check_deadlines(), and once an hour maintain(), each in a transaction of its own, whatever became of the others. Not inside a transaction block.';
+comment on procedure pgtick.run_ticks() is 'For pg_cron and people: tick() and commit until nothing is due, at most 50 seconds; then rescue(), check_deadlines(), once an hour maintain(), and every five minutes rebuild_indexes(), each in a transaction of its own, whatever became of the others. Not inside a transaction block.';
 $part$, true);
 end
 $pgtick$;
@@ -7206,39 +7215,6 @@ as $$
 $$;
 comment on function pgtick.history_days(date) is 'The days whose partitions of history are needed on p_today and the two days after it.';
 
--- A table's empty end is cut off by vacuum, an index keeps the size that it once had: of a backlog, or of what could not be cleaned away beside an old
--- transaction. To build those of a small table anew takes some tenths of a second at most, in which nothing is claimed (decision 0030). Nobody is to wait
--- for whoever holds that up (a task's transaction, a vacuum): after a tenth of a second it is left for the next time. Not the index of the table's toast:
--- that may be large.
-create or replace function pgtick.rebuild_indexes()
-returns integer
-language plpgsql volatile parallel unsafe
-set search_path = ''
-set lock_timeout = '100ms'
-as $$
-declare
-  v_table constant bigint := pg_catalog.pg_relation_size('pgtick.live_jobs');
-  v_indexes constant bigint := pg_catalog.pg_indexes_size('pgtick.live_jobs');
-  v_name text;
-  v_count integer := 0;
-begin
-  if v_table > 32 * 1024 * 1024 or v_indexes < 8 * 1024 * 1024 + v_table then return 0; end if;
-  for v_name in
-    select i.indexrelid::regclass::text from pg_catalog.pg_index as i
-    where i.indrelid = 'pgtick.live_jobs'::regclass and pg_catalog.pg_relation_size(i.indexrelid) > 1024 * 1024
-    order by 1
-  loop
-    execute format('reindex index %s', v_name);
-    v_count := v_count + 1;
-  end loop;
-  raise log 'pgtick: % indexes of live_jobs built anew: % before, % now', v_count,
-    pg_catalog.pg_size_pretty(v_indexes), pg_catalog.pg_size_pretty(pg_catalog.pg_indexes_size('pgtick.live_jobs'));
-  return v_count;
-end
-$$;
-comment on function pgtick.rebuild_indexes() is
-  'Build the indexes of pgtick.live_jobs anew where they have 8 MiB more than the table, and that has at most 32 MiB; return how many. Raises 55P03 where it would have to wait for longer than a tenth of a second.';
-
 -- Each kind of upkeep in a block of its own: one that meets a lock does not keep the others from their work. The lock on a parent is
 -- wanted for a moment only, but whoever waits for it holds up all who come after: so it waits for half a second, and tells the next call,
 -- a minute later. Once it is had, nothing slow may follow: partitions are dropped last.
@@ -7292,17 +7268,66 @@ begin
     v_problem := concat_ws('; ', v_problem, format('old partitions: %s', sqlerrm));
     update pgtick.upkeep as u set problem = v_problem where u.what = 'maintain';
   end;
-  begin
-    perform pgtick.rebuild_indexes();
-  exception
-    when lock_not_available then null;   -- they are large, which is no problem that anybody must hear of
-    when others then
-      update pgtick.upkeep as u set problem = concat_ws('; ', v_problem, format('indexes: %s', sqlerrm)) where u.what = 'maintain';
-  end;
 end
 $$;
 comment on function pgtick.maintain() is
-  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; counts of attempts after 3 hours to 15 days; requests of end users after 7, or the longest period of a quota). End attempts that are a lease beyond their timeout, named by their runner or not. Build indexes of live jobs anew that an old transaction or a large backlog has left behind, see rebuild_indexes. Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
+  'Make the partitions of the coming days and drop what is past its retention (history by its expiry; slots, outages, ended runners and pg_cron''s record of pgtick''s runs after 60 days, or as set_slot_retention says; audit and batches after 400; counts of attempts after 3 hours to 15 days; requests of end users after 7, or the longest period of a quota). End attempts that are a lease beyond their timeout, named by their runner or not. Waits at most half a second for a lock; what it could not do shows in pgtick.health, and the clocks try again a minute later.';
+
+-- A table's empty end is cut off by vacuum, an index keeps the size that it once had: of a backlog, or of what could not be cleaned away beside an old
+-- transaction. To build those of a small table anew takes some tenths of a second at most, in which nothing is claimed (decision 0030). Not the index of
+-- the table's toast: that may be large.
+-- The lock is only tried for, again and again for two seconds: whoever waits for it makes all others wait behind. While some transaction that uses the
+-- table is open all that time, it is left for the next call, and is no problem that anybody must hear of. In a transaction of its own, since reports
+-- lock their live jobs, and then wait for whoever changes the partitions of history.
+-- definer: indexes belong to the owner, and the runner's role may call this.
+create or replace function pgtick.rebuild_indexes()
+returns integer
+language plpgsql volatile parallel unsafe security definer
+set search_path = ''
+set lock_timeout = '100ms'
+as $$
+declare
+  v_table constant bigint := pg_catalog.pg_relation_size('pgtick.live_jobs');
+  v_indexes constant bigint := pg_catalog.pg_indexes_size('pgtick.live_jobs');
+  v_until constant timestamptz := clock_timestamp() + interval '2 seconds';
+  v_name text;
+  v_count integer := 0;
+  v_problem text;
+begin
+  if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.indexes')) then return 0; end if;
+  while v_table <= 32 * 1024 * 1024 and v_indexes >= 8 * 1024 * 1024 + v_table and clock_timestamp() < v_until loop
+    begin
+      lock table pgtick.live_jobs in access exclusive mode nowait;
+      for v_name in
+        select i.indexrelid::regclass::text from pg_catalog.pg_index as i
+        where i.indrelid = 'pgtick.live_jobs'::regclass and pg_catalog.pg_relation_size(i.indexrelid) > 1024 * 1024
+        order by 1
+      loop
+        execute format('reindex index %s', v_name);
+        v_count := v_count + 1;
+      end loop;
+      exit;
+    exception
+      when lock_not_available then
+        v_count := 0;
+        perform pg_catalog.pg_sleep(0.02);
+      when others then
+        v_count := 0;
+        v_problem := sqlerrm;
+        exit;
+    end;
+  end loop;
+  if v_count > 0 then
+    raise log 'pgtick: % indexes of live_jobs built anew: % before, % now', v_count,
+      pg_catalog.pg_size_pretty(v_indexes), pg_catalog.pg_size_pretty(pg_catalog.pg_indexes_size('pgtick.live_jobs'));
+  end if;
+  insert into pgtick.upkeep as u (what, done_at, problem) values ('indexes', pgtick.now(), v_problem)
+  on conflict (what) do update set done_at = excluded.done_at, problem = excluded.problem;
+  return v_count;
+end
+$$;
+comment on function pgtick.rebuild_indexes() is
+  'Build the indexes of pgtick.live_jobs anew where they have 8 MiB more than the table, and that has at most 32 MiB: an old transaction or a large backlog has left them behind. Returns how many; 0 also where for two seconds there was no moment at which nobody used the table: the clocks call it every five minutes.';
 $part$, true);
 end
 $pgtick$;
@@ -10888,7 +10913,8 @@ declare
 begin
   -- as in charge: what is plainly right is found so by one expression
   if (p_amount > 0 and p_user_id is not null and length(p_idempotency_key) between 1 and 255 and num_nonnulls(p_description, p_reference_id) = 0
-    and p_expires_in between interval '1 second' and interval '1 day') is not true
+    and p_expires_in between interval '1 second' and interval '1 day'
+    and timestamptz '2001-02-01 12:00:00+00' + p_expires_in between '2001-02-01 12:00:01+00' and '2001-02-02 12:00:00+00') is not true   -- see check_expires_in
   then
     perform credits.check_amount(p_amount), credits.check_request(p_user_id, p_idempotency_key, p_description, p_reference_id), credits.check_expires_in(p_expires_in);
   end if;
@@ -10917,17 +10943,18 @@ $$;
 comment on function credits.hold(uuid, bigint, interval, text, text, text) is
   'Set p_amount (1 or more) credits aside until they are captured or released, or p_expires_in (more than 0, at most a year) has passed. The id of the hold; the same request again gives the same id. Raises TK100 for a bad value, TK101 for too few credits, TK102 for an unknown user, TK105 when the key was used for something else.';
 
--- Intervals are compared as sums with one moment: as such, '365 days' would be more than '1 year'.
+-- An interval of months has no length of its own: as such, '365 days' would be more than '1 year', and '-1 year 361 days' a day. So it is judged by the
+-- time to which it leads from a first of February: from there no months are shorter, nor any that go back longer.
 create or replace function credits.check_expires_in(p_expires_in interval)
 returns void
 language plpgsql stable parallel safe
 set search_path = ''
 as $$
 declare
-  v_year timestamptz := '2001-01-01 00:00:00+00';
+  v_start constant timestamptz := '2001-02-01 12:00:00+00';
 begin
   if p_expires_in > interval '400 days' or p_expires_in < interval '-400 days'
-    or (v_year + p_expires_in > v_year and v_year + p_expires_in <= v_year + interval '366 days') is not true then
+    or (v_start + p_expires_in > v_start and v_start + p_expires_in <= v_start + interval '366 days') is not true then
     perform credits.invalid('expires_in', p_expires_in::text, 'a hold lasts more than no time and at most a year', 'Give an interval such as ''30 minutes''.');
   end if;
 end
@@ -13265,6 +13292,7 @@ select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.counted_tasks(bigint)',
   'function pgtick.gate_refused(bigint, bigint, text)',
   'function pgtick.maintain()',
+  'function pgtick.rebuild_indexes()',
   'function pgtick.function_call(jsonb)',
   'function pgtick.check_address(text)']);
 select pgtick.grant_to('{service_role,pgtick_runner,pgtick_reader,authenticated}', 'execute', array['function pgtick.now()', 'function pgtick.user_id()']);
@@ -13309,7 +13337,7 @@ select pgtick.grant_to('{service_role}', 'execute', array[
   'function pgtick.resume_schedule(text, boolean)',
   'function pgtick.set_slot_retention(interval)',
   'function pgtick.run_now(text)']);
--- run_ticks is no definer, so that who calls it needs what it calls; rescue and maintain are granted with the queue.
+-- run_ticks is no definer, so that who calls it needs what it calls; rescue, maintain and rebuild_indexes are granted with the queue.
 select pgtick.grant_to('{pgtick_runner}', 'execute', array[
   'function pgtick.tick()',
   'function pgtick.tick_chunk(integer)',
@@ -13656,7 +13684,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := '02119df326397192451b9f8025aa91318d62eb5424e795d5b958ae799891629e';
+  v_hash constant text := 'c340a111e8540c35cb3eb7ee0cab6528438aa29f842e0774a8c19a7068723f54';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
