@@ -248,7 +248,7 @@ const idsSQL = `
 // runnerCalls are the functions without which a runner, or one of the tasks that come with it, fails.
 const runnerCalls = `'{pgtick.now,pgtick.enqueue,pgtick.enqueue_many,pgtick.create_batch,pgtick.register,pgtick.claim_lanes,pgtick.due_lanes,pgtick.reconcile,pgtick.finish,pgtick.check_claim,pgtick.finish_in_transaction,pgtick.progress,pgtick.checkpoint,
 	pgtick.heartbeat,pgtick.leave,pgtick.sleep,pgtick.settled,pgtick.awake,pgtick.next_run_at,pgtick.say_wakes,pgtick.rescue,pgtick.wait_for,pgtick.hold_back,pgtick.say_limits,pgtick.limit_rules,pgtick.count_attempts,
-	pgtick.declare_task,pgtick.watch_rows,pgtick.counted_tasks,pgtick.gate_refused,pgtick.maintain,pgtick.function_call,pgtick.check_address,pgtick.tick_chunk,pgtick.next_tick_at,pgtick.upkeep_due,
+	pgtick.declare_task,pgtick.watch_rows,pgtick.counted_tasks,pgtick.gate_refused,pgtick.maintain,pgtick.rebuild_indexes,pgtick.function_call,pgtick.check_address,pgtick.tick_chunk,pgtick.next_tick_at,pgtick.upkeep_due,
 	pgtick.check_deadlines,pgtick.measure,pgtick.measure_health,credits.cleanup_chunk,credits.allocate_chunk,credits.resolve_chunk,credits.sync_chunk,credits.unsynced_count,credits.unsynced_chunk,credits.mark_synced,credits.set_aside}'`
 
 const runnerRightsSQL = `
