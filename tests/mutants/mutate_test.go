@@ -219,3 +219,20 @@ func TestWhatFailed_IsReadFromTheOutput(t *testing.T) {
 		require.Equal(t, want.hung, hung, said)
 	}
 }
+
+func TestMutate_OfATermAtTheEnd_LeavesWhatIsBehindIt(t *testing.T) {
+	t.Parallel()
+	text := `create or replace function pgtick.say(p_id bigint)
+returns void
+language sql volatile parallel unsafe
+as $$
+  update pgtick.job_notes as n set note = (select j.task from pgtick.live_jobs as j where j.id = p_id offset 0) where n.job_id = p_id $$;
+`
+	var terms []string
+	for _, m := range mutate([]sqlFile{{"35_example", text}}) {
+		if m.Kind == "term" {
+			terms = append(terms, m.What)
+		}
+	}
+	require.Equal(t, []string{"j.id = p_id → true", "j.id = p_id → false", "n.job_id = p_id → true", "n.job_id = p_id → false"}, terms)
+}

@@ -70,8 +70,8 @@ func (s *source) group() {
 	}
 }
 
-var boundaries = strings.Fields(`where on if elsif when while then else , ; := => return group order limit returning for union left join cross window as begin loop having
-	from set select using with values into do exit continue`)
+var boundaries = strings.Fields(`where on if elsif when while then else , ; := => return group order limit offset returning for union left join cross window as begin loop having
+	from set select using with values into do exit continue $`)
 
 // edge finds where an operand ends, from a token in one direction.
 func (s *source) edge(at, step int, also ...string) int {
