@@ -381,7 +381,7 @@ begin
 end
 $$;
 comment on function pgtick.check_claim(bigint, bigint) is
-  'In the task''s own transaction, last before the commit: raise TK001 unless the job is still claimed under this fence, and keep it so until the transaction ends. Raises TK022 and TK023 where a gate of its task refuses.';
+  'In the task''s own transaction, last before the commit: raise TK001 unless the job is still claimed under this fence, and keep it so until the transaction ends, whoever else comes (what follows in the same transaction may give it away: leave, reconcile, a report, rescue, maintain). Raises TK022 and TK023 where a gate of its task refuses.';
 
 create or replace function pgtick.finish_in_transaction(p_job_id bigint, p_fence bigint, p_result jsonb default null)
 returns void

@@ -128,9 +128,9 @@ var kinds = map[string]func(w *world, c *client, m move) call{
 			}
 		}}
 	},
-	"rescue": func(*world, *client, move) call { return call{sql: "select pgtick.rescue()"} },
-	"sweep": func(*world, *client, move) call {
-		return call{sql: "delete from pgtick.upkeep where what = 'ties'; select pgtick.rescue()"}
+	"rescue": func(_ *world, c *client, _ move) call { return call{sql: "select pgtick.rescue()", heard: c.rescued} },
+	"sweep": func(_ *world, c *client, _ move) call {
+		return call{sql: "delete from pgtick.upkeep where what = 'ties'; select pgtick.rescue()", heard: c.rescued}
 	},
 	"tick":   func(*world, *client, move) call { return call{sql: "select pgtick.tick()"} },
 	"cancel": func(w *world, _ *client, m move) call { return w.ofJob("select pgtick.cancel(%d)", m.n) },
@@ -266,6 +266,13 @@ func (c *client) reported(h claim, a answer) {
 func (c *client) drop(h claim) {
 	is := func(x claim) bool { return x == h }
 	c.held, c.checked = slices.DeleteFunc(slices.Clone(c.held), is), slices.DeleteFunc(slices.Clone(c.checked), is)
+}
+
+// rescued: what this transaction has checked keeps others from rescuing it, but not the transaction itself.
+func (c *client) rescued(a answer) {
+	if a.err == nil {
+		c.checked = nil
+	}
 }
 
 // holding are all claims that the client knows of: those not yet reported, or without an answer.
