@@ -389,6 +389,26 @@ func TestRebuildIndexes_WhileATaskIsAtItsJob_NeverStandsInLine_SaysNothing_AndCo
 	}, patience, 50*time.Millisecond)
 }
 
+func TestRebuildIndexes_ThatFails_LeavesThem_AndSaysWhyInHealth(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Quiet(t)
+	exec(t, db.Pool, "create function public.odd(id bigint) returns bigint language sql immutable as $$ select id $$")
+	exec(t, db.Pool, "create index odd_idx on pgtick.live_jobs (public.odd(id))")
+	large := largeIndexes(t, db)
+	exec(t, db.Pool, "create or replace function public.odd(id bigint) returns bigint language plpgsql immutable as $$ begin raise 'no room today'; end $$")
+	said := "select evidence from pgtick.health where what = 'upkeep'"
+	require.Eventually(t, func() bool { // the server's own upkeep may be at the table for longer than two seconds
+		require.Zero(t, rebuildIndexes(t, db.Pool))
+		return len(all[string](t, db.Pool, said)) > 0
+	}, patience, 50*time.Millisecond)
+	require.Regexp(t, "^indexes, at .*: no room today$", one[string](t, db.Pool, said))
+	require.Equal(t, large, indexSize(t, db))
+	exec(t, db.Pool, "drop index pgtick.odd_idx")
+	rebuildUntilIndexesHaveLessThan(t, db, 1<<20)
+	require.Empty(t, all[string](t, db.Pool, said))
+}
+
 // Reports wait for whoever drops partitions, and have locked their jobs before: whoever wanted the indexes in the same transaction would wait for these.
 func TestMaintain_TakesNoLockForWhichReportsWouldWait_OnLiveJobs(t *testing.T) {
 	t.Parallel()
