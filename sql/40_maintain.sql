@@ -229,4 +229,4 @@ begin
 end
 $$;
 comment on function pgtick.rebuild_indexes() is
-  'Build the indexes of pgtick.live_jobs anew where they have 8 MiB more than the table, and that has at most 32 MiB: an old transaction or a large backlog has left them behind. Returns how many; 0 also where for two seconds there was no moment at which nobody used the table: the clocks call it every five minutes.';
+  'Build the indexes of pgtick.live_jobs anew where they have 8 MiB more than the table, and that has at most 32 MiB: an old transaction or a large backlog has left them behind. Returns how many; 0 also while another call is at it, where for two seconds there was no moment at which nobody used the table, and where it failed, which pgtick.health then tells. The clocks call it every five minutes.';

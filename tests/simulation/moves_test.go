@@ -268,9 +268,9 @@ func (c *client) drop(h claim) {
 	c.held, c.checked = slices.DeleteFunc(slices.Clone(c.held), is), slices.DeleteFunc(slices.Clone(c.checked), is)
 }
 
-// rescued: what this transaction has checked keeps others from rescuing it, but not the transaction itself.
+// rescued: what this transaction has checked keeps others from rescuing it, but not the transaction itself. A rescue that gave nothing back changes nothing.
 func (c *client) rescued(a answer) {
-	if a.err == nil {
+	if a.err == nil && a.rows[0][0] != "0" {
 		c.checked = nil
 	}
 }

@@ -7327,7 +7327,7 @@ begin
 end
 $$;
 comment on function pgtick.rebuild_indexes() is
-  'Build the indexes of pgtick.live_jobs anew where they have 8 MiB more than the table, and that has at most 32 MiB: an old transaction or a large backlog has left them behind. Returns how many; 0 also where for two seconds there was no moment at which nobody used the table: the clocks call it every five minutes.';
+  'Build the indexes of pgtick.live_jobs anew where they have 8 MiB more than the table, and that has at most 32 MiB: an old transaction or a large backlog has left them behind. Returns how many; 0 also while another call is at it, where for two seconds there was no moment at which nobody used the table, and where it failed, which pgtick.health then tells. The clocks call it every five minutes.';
 $part$, true);
 end
 $pgtick$;
@@ -13684,7 +13684,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := 'b196f52780f37d7fda149751f19ec2963d7bbea5e8cb070af21257b829d65c8b';
+  v_hash constant text := '40c8f95b75938416f01426b6ebcff77955f1fff7ee0504fb9a1eb6863f6b8e91';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
