@@ -37,6 +37,7 @@ type sample struct {
 	SlotRow    float64 `json:"slot_row,omitempty"`
 	Entry      float64 `json:"entry,omitempty"`
 	LogOfAJob  float64 `json:"log_of_a_job,omitempty"`
+	Images     float64 `json:"images,omitempty"` // whole pages in the log, of a thousand jobs
 	Jobs       int64   `json:"jobs,omitempty"`
 }
 
@@ -80,7 +81,13 @@ func (d *day) close(period int) {
 	s.SlotRow = float64(s.Slots) / float64(max(1, ask[int64](t, d.db, `select count(*) from pgtick.slot_log`)))
 	s.Entry = float64(s.Ledger) / float64(max(1, ask[int64](t, d.db, `select count(*) from credits.transactions`)))
 	s.LogOfAJob = ask[float64](t, d.db, `select (pg_current_wal_lsn() - $1::text::pg_lsn)::float8`, d.lsn) / float64(max(1, s.Jobs))
+	s.Images = 1000 * float64(d.pageImages()-d.images) / float64(max(1, s.Jobs))
 	d.keep(s)
+}
+
+// pageImages is how many pages the log has had as a whole: each that is changed for the first time after a checkpoint.
+func (d *day) pageImages() int64 {
+	return ask[int64](d.t, d.db, `select w.wal_fpi from pg_stat_wal as w`)
 }
 
 // ended is how many jobs have ended so far: history knows the last two days alone.
@@ -115,8 +122,8 @@ var measures = []measure{
 	{"start of a job, p50, ms", waits(0.50), -1, 0.5, false},
 	{"start of a job, p99, ms", waits(0.99), -1, 2, false},
 	{"memory of a runner, MiB", mean(func(s sample) []float64 { return s.Memory }), -1, 2, false},
-	{"live_jobs, MiB", median(func(s sample) float64 { return mib(s.Table) }), -1, 1, false}, // vacuum cuts off what is empty at its end: it goes with the traffic, up and down
-	{"its indexes, MiB", median(func(s sample) float64 { return mib(s.Indexes) }), -1, 1, true},
+	{"live_jobs, MiB", median(func(s sample) float64 { return mib(s.Table) }), -1, 1, false},     // vacuum cuts off what is empty at its end: it goes with the traffic, up and down
+	{"its indexes, MiB", median(func(s sample) float64 { return mib(s.Indexes) }), -1, 1, false}, // upkeep builds them anew
 	{"its dead rows", median(func(s sample) float64 { return float64(s.Dead) }), 0, 0, false},
 	{"other tables, MiB", median(func(s sample) float64 { return mib(s.Others) }), -1, 1, true},
 	{"history, MiB", median(func(s sample) float64 { return mib(s.History) }), 0, 0, false},
@@ -126,6 +133,7 @@ var measures = []measure{
 	{"ledger, MiB", median(func(s sample) float64 { return mib(s.Ledger) }), 0, 0, false},
 	{"ledger, bytes an entry", mean(func(s sample) []float64 { return given(s.Entry) }), -1, 0, false},
 	{"log (WAL), bytes a job", mean(func(s sample) []float64 { return given(s.LogOfAJob) }), -1, 0, false},
+	{"whole pages in it, of 1,000 jobs", mean(func(s sample) []float64 { return given(s.Images) }), 0, 0, false},
 	{"jobs", mean(func(s sample) []float64 { return given(float64(s.Jobs)) }), 0, 0, false},
 }
 
@@ -278,9 +286,10 @@ func TestDay_TheJudge_FindsWhatHasBecomeWorse_AndNothingElse(t *testing.T) {
 	require.Empty(t, run(end, func(s *sample) {
 		s.Burst, s.Table, s.Memory, s.Jobs, s.Ledger = 4600, 54<<20, []float64{43}, 1, 900<<20
 	}))
-	require.Empty(t, run(long.pinned, func(s *sample) { s.Indexes, s.Others = 100<<20, 40<<20 }), "what the old transaction has left, and has not grown since")
-	require.Len(t, run(long.pinned-1, func(s *sample) { s.Indexes = 100 << 20 }), 1, "that began before it")
+	require.Empty(t, run(long.pinned, func(s *sample) { s.Others = 40 << 20 }), "what the old transaction has left, and has not grown since")
+	require.Len(t, run(long.pinned-1, func(s *sample) { s.Others = 100 << 20 }), 1, "that began before it")
 	require.Len(t, run(long.pinned, func(s *sample) { s.Table = 200 << 20 }), 1, "the table is to be as small again as it was")
+	require.Len(t, run(long.pinned, func(s *sample) { s.Indexes = 100 << 20 }), 1, "and so are its indexes")
 	for name, change := range map[string]func(s *sample){
 		"jobs/s of a peak":        func(s *sample) { s.Burst = 4400 },
 		"start of a job, p50, ms": func(s *sample) { s.Waits = []float64{23, 23, 21} },
