@@ -246,6 +246,7 @@ func TestHeartbeat_TellsWhichClaimsMustStop(t *testing.T) {
 	enqueue(t, db, "echo", 4)
 	claims := r.claim(t, db.Pool, 5)
 	exec(t, db.Pool, "select pgtick.cancel($1)", claims[1].ID)
+	exec(t, db.Pool, "select pgtick.progress($1, $2, 0.5, 'half of it')", claims[4].ID, claims[4].Fence) // a note that says nothing of a cancel
 	r.finish(t, db.Pool, claims[2].is("error"))
 	stale := claims[3]
 	stale.Fence--
@@ -257,6 +258,23 @@ func TestHeartbeat_TellsWhichClaimsMustStop(t *testing.T) {
 	require.Equal(t, map[int64]string{claims[4].ID: "fenced"}, other.heartbeat(t, db.Pool, claims[4]), "not its own")
 	refused(t, db.Pool, "TK000", "select * from pgtick.heartbeat($1, '{1,2}', '{1}')", r.id)
 	refused(t, db.Pool, "TK000", "select * from pgtick.heartbeat($1, '{1}', null)", r.id)
+}
+
+// It reads the runner's row, and then changes it: between the two nobody may end the runner.
+func TestHeartbeat_BehindARescueThatFindsItDead_IsRefused(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := held(t, db)
+	rescuing, beating := session(t, db), session(t, db)
+	pgtest.Advance(t, db, lease+time.Second)
+	rescue(t, db)
+	pgtest.Advance(t, db, lease/3+time.Second)
+	exec(t, rescuing, "begin")
+	exec(t, rescuing, "select pgtick.rescue()")
+	ended := inBackground(t, beating, "select * from pgtick.heartbeat($1, $2, $3)", r.id, []int64{c.ID}, []int64{c.Fence})
+	awaitLock(t, db, beating)
+	exec(t, rescuing, "commit")
+	requireCode(t, <-ended, "TK002", "heartbeat")
 }
 
 func TestReconcile_GivesBackWhatTheWorkerNeverHeardOf(t *testing.T) {
