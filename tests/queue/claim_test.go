@@ -19,7 +19,7 @@ func TestClaim_GivesOnlyTheTasksAndQueuesNamed(t *testing.T) {
 	elsewhere := one[int64](t, db.Pool, "select pgtick.enqueue('echo', p_queue => 'slow')")
 	r := register(t, db, "r", "echo")
 	require.Equal(t, []int64{echo}, idsOf(r.claim(t, db.Pool, 10)))
-	require.Equal(t, []int64{elsewhere}, all[int64](t, db.Pool, "select id from pgtick.claim($1, '{none,slow}', '{echo}', 10)", r.id))
+	require.Equal(t, []int64{elsewhere}, all[int64](t, db.Pool, "select id from pgtick.claim($1, '{none,slow,null}', '{echo}', 10)", r.id))
 	require.Empty(t, all[int64](t, db.Pool, "select id from pgtick.claim($1, '{default}', '{}', 10)", r.id))
 	require.Empty(t, all[int64](t, db.Pool, "select id from pgtick.claim($1, '{default}', null, 10)", r.id))
 	require.Equal(t, []int64{mail}, all[int64](t, db.Pool, "select id from pgtick.claim($1, '{default}', '{echo,mail,mail}', 10)", r.id))
@@ -198,6 +198,10 @@ func TestClaim_ByARunnerThatMayNot_IsRefused(t *testing.T) {
 		require.Contains(t, refused(t, db.Pool, "TK000", "select pgtick.claim($1, '{default}', '{echo}', $2)", alive.id, n).Message, "n ")
 	}
 	require.Equal(t, "ready 0", stateOf(t, db, id))
+	exec(t, db.Pool, "update pgtick.live_jobs set losses = 2 where id = $1", id) // a suspect has a way of its own
+	refused(t, db.Pool, "TK002", claimOne, 4711)
+	require.Contains(t, refused(t, db.Pool, "TK002", claimOne, left.id).Message, "has left")
+	require.Equal(t, []int64{id}, all[int64](t, db.Pool, "select id from pgtick.claim($1, '{default}', '{echo}', 1)", alive.id))
 }
 
 func TestRegister_BadInput_IsRefused(t *testing.T) {

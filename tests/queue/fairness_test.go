@@ -226,6 +226,18 @@ func TestClaimLanes_OfAPausedQueue_GiveNothing(t *testing.T) {
 	require.Equal(t, other, all[int64](t, db.Pool, claimLanes+"'{echo,echo}', '{default,other}', '{5,5}', '{-infinity,-infinity}', '{0,0}')", r.id))
 }
 
+// A limit may have been set since the runner asked which lanes are due.
+func TestClaimLanes_OfALimitedTask_KeepTheLimit(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	enqueue(t, db, "echo", 5)
+	exec(t, db.Pool, "select pgtick.set_limit('echo', p_max_running => 2)")
+	r := register(t, db, "r", "echo")
+	const lane = claimLanes + "'{echo}', '{default}', '{5}', '{-infinity}', '{0}')"
+	require.Len(t, all[int64](t, db.Pool, lane, r.id), 2)
+	require.Empty(t, all[int64](t, db.Pool, lane, r.id))
+}
+
 func TestClaimLanes_BadInput_IsRefused(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -185,20 +185,30 @@ func TestRescue_BehindAFrozenSession_NeverWaits(t *testing.T) {
 
 func TestRescue_PassesOverARunnerWhoseClaimIsOnItsWay(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	pgtest.AddJob(t, db, "echo")
-	r := register(t, db, "r", "echo")
-	claiming := session(t, db)
-	exec(t, claiming, "begin")
-	c := r.claimOne(t, claiming)
-	pgtest.Advance(t, db, lease+time.Second)
-	rescue(t, db)
-	pgtest.Advance(t, db, lease/3+time.Second)
-	require.Zero(t, rescue(t, db))
-	require.Equal(t, "late", aliveAs(t, db, r))
-	exec(t, claiming, "commit")
-	pgtest.Expire(t, db)
-	require.Equal(t, "ready 1", stateOf(t, db, c.ID), "found and freed once it was there")
+	for name, job := range map[string]string{
+		"of a job like any other": "select pgtick.enqueue('echo')",
+		"of a limited task":       "select pgtick.enqueue('echo'), pgtick.set_limit('echo', p_max_running => 1)",
+		"of a suspect":            "select pgtick.enqueue('echo')",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			exec(t, db.Pool, job)
+			exec(t, db.Pool, "update pgtick.live_jobs set losses = 2 where $1 = 'of a suspect'", name)
+			r := register(t, db, "r", "echo")
+			claiming := session(t, db)
+			exec(t, claiming, "begin")
+			c := r.claimOne(t, claiming)
+			pgtest.Advance(t, db, lease+time.Second)
+			rescue(t, db)
+			pgtest.Advance(t, db, lease/3+time.Second)
+			require.Zero(t, rescue(t, db))
+			require.Equal(t, "late", aliveAs(t, db, r))
+			exec(t, claiming, "commit")
+			pgtest.Expire(t, db)
+			require.Equal(t, "ready 1", stateOf(t, db, c.ID), "found and freed once it was there")
+		})
+	}
 }
 
 // The second half of rule 1 and of promise 3: who was rescued from is out.

@@ -43,6 +43,23 @@ func TestPoison_ARunnerTakesOneSuspectAtATime(t *testing.T) {
 	require.Equal(t, bad[2:], idsOf(a.claim(t, db.Pool, 10)), "one after the other")
 }
 
+// Neither older jobs nor what the runner holds already keep it from the one suspect that it may have; one that is due later, or of another, is not it.
+func TestPoison_ASuspect_IsGivenBesideOtherJobs_WhenItIsDue(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	bad := suspects(t, db, 2)
+	exec(t, db.Pool, "update pgtick.live_jobs set run_at = pgtick.now() + interval '1 hour' where id = $1", bad[1])
+	exec(t, db.Pool, "select pgtick.enqueue('echo', p_run_at => pgtick.now() - interval '1 hour')")
+	holder := register(t, db, "holder", "echo")
+	unlock := lockJob(t, db, bad[0])
+	require.NotContains(t, bad, holder.claimOne(t, db.Pool).ID)
+	require.Empty(t, holder.claim(t, db.Pool, 10), "the one is locked, the other not due")
+	unlock()
+	older := one[int64](t, db.Pool, "select pgtick.enqueue('echo', p_run_at => pgtick.now() - interval '1 hour')")
+	require.ElementsMatch(t, []int64{older, bad[0]}, idsOf(holder.claim(t, db.Pool, 10)))
+}
+
 func TestPoison_AfterOneLoss_IsNoSuspect(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
