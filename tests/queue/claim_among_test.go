@@ -11,8 +11,8 @@ import (
 	"github.com/pgtick/pgtick/tests/pgtest"
 )
 
-// manyLanes is a job of each kind, twice due, in each of 72 lanes: of tasks without a limit and with each kind of one, of one that nobody serves, in queues
-// that are asked for, one of which is paused, and one that is not, in three priorities. What is no kind for itself is due, half of it a while ago.
+// manyLanes has eight jobs in each of 72 lanes, of the kinds that are named at its end: of tasks without a limit and with each kind of one, and of one that
+// nobody serves, in queues that are asked for, one of which is paused, and in one that is not, in three priorities.
 const manyLanes = `select count(pgtick.enqueue(t.task, jsonb_build_object('kind', k.kind), p_queue => q.queue, p_priority => p.priority,
 	p_limit_key => case when t.task = 'keyed' then 'key ' || k.n % 2 end,
 	p_run_at => pgtick.now() + case when k.kind = 'later' then interval '1 hour' else interval '0' end + k.n * interval '1 millisecond'))

@@ -185,16 +185,16 @@ func TestRescue_BehindAFrozenSession_NeverWaits(t *testing.T) {
 
 func TestRescue_PassesOverARunnerWhoseClaimIsOnItsWay(t *testing.T) {
 	t.Parallel()
-	for name, job := range map[string]string{
-		"of a job like any other": "select pgtick.enqueue('echo')",
-		"of a limited task":       "select pgtick.enqueue('echo'), pgtick.set_limit('echo', p_max_running => 1)",
-		"of a suspect":            "select pgtick.enqueue('echo')",
+	for name, change := range map[string]string{
+		"of a job like any other": "select",
+		"of a limited task":       "select pgtick.set_limit('echo', p_max_running => 1)",
+		"of a suspect":            "update pgtick.live_jobs set losses = 2",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
-			exec(t, db.Pool, job)
-			exec(t, db.Pool, "update pgtick.live_jobs set losses = 2 where $1 = 'of a suspect'", name)
+			pgtest.AddJob(t, db, "echo")
+			exec(t, db.Pool, change)
 			r := register(t, db, "r", "echo")
 			claiming := session(t, db)
 			exec(t, claiming, "begin")
