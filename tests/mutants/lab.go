@@ -257,13 +257,13 @@ func (l *lab) look(template, folder string, tests []test) (outcome, by string) {
 	return killed, by
 }
 
-// try runs tests, for ten times as long as they took before, and a minute.
+// try runs tests, for ten times as long as they took before, and twenty seconds.
 func (p program) try(tests []test) ([]byte, error) {
 	names, seconds := make([]string, len(tests)), 0.0
 	for i, t := range tests {
 		names[i], seconds = t.Name, seconds+t.Seconds
 	}
-	patience := time.Duration(60+10*seconds) * time.Second
+	patience := time.Duration(20+10*seconds) * time.Second
 	return p.run(patience+time.Minute, "-test.failfast", fmt.Sprint("-test.parallel=", p.lab.parallel), fmt.Sprint("-test.timeout=", patience),
 		"-test.run", "^("+strings.Join(names, "|")+")$")
 }
@@ -303,7 +303,7 @@ func (l *lab) binary(folder, template, sql string, more ...string) program {
 	path, _ := filepath.Abs(binary(l.out, folder))
 	programs, _ := filepath.Abs(filepath.Join(l.out, "programs"))
 	setting := append([]string{"TEST_DATABASE_URL=" + l.server.URL("postgres"), "TEST_DATABASE_TEMPLATE=" + template, "PGTICK_PROOF=mutant", "PGTICK_SEED=1", "GOMAXPROCS=2",
-		"PGTICK_TEST_PROGRAMS=" + programs}, more...)
+		"PGTICK_TEST_PROGRAMS=" + programs, "TEST_PATIENCE=15s"}, more...)
 	if sql != "" {
 		setting = append(setting, "MUTANT_SQL="+sql)
 	}

@@ -216,11 +216,16 @@ func (t test) price(m mutant) float64 {
 	return price / math.Pow(4, t.alike(m))
 }
 
-// alike counts the words of the function's name that are in the test's.
+var wordOf = regexp.MustCompile(`[a-z]{4,}`)
+
+// alike counts the words of the function's name, and of what was changed there, with which the test's name or its package's speaks, too.
 func (t test) alike(m mutant) (n float64) {
+	name := strings.ToLower(t.id())
 	_, function, _ := strings.Cut(m.Where, ".")
-	for word := range strings.SplitSeq(function, "_") {
-		if len(word) > 3 && strings.Contains(strings.ToLower(t.Name), strings.TrimSuffix(word, "s")) {
+	words := wordOf.FindAllString(function+" "+m.What, -1)
+	slices.Sort(words)
+	for _, word := range slices.Compact(words) {
+		if strings.Contains(name, strings.TrimSuffix(word[:min(len(word), 6)], "s")) {
 			n++
 		}
 	}

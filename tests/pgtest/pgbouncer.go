@@ -170,7 +170,7 @@ func awaitLogin(t testing.TB, url string) {
 			_ = conn.Close(context.Background())
 		}
 		return err == nil
-	}, patience, 20*time.Millisecond, "pgbouncer does not let us in")
+	}, Patience, 20*time.Millisecond, "pgbouncer does not let us in")
 	require.NoError(t, problem)
 }
 

@@ -410,8 +410,16 @@ func (db *DB) open(t testing.TB) {
 	t.Cleanup(func() { db.close(t) })
 }
 
-// patience is how long what ends at last may take on a machine that is busy with other things. Nothing is expected to.
-const patience = time.Minute
+// Patience is how long what ends at last may take on a machine that is busy with other things. Nothing is expected to. A minute, or as long as
+// TEST_PATIENCE says (a duration such as 10s), where tests are expected to fail.
+var Patience = patienceOf(os.Getenv("TEST_PATIENCE"))
+
+func patienceOf(said string) time.Duration {
+	if d, err := time.ParseDuration(said); err == nil && d > 0 {
+		return d
+	}
+	return time.Minute
+}
 
 // WaitForNobody is set in a session that must not wait for a lock which a test holds: whoever does wait fails with 55P03. It is not shorter,
 // since a commit with a NOTIFY takes a lock that is the whole server's, and the databases of other tests are on the same one.
@@ -426,7 +434,7 @@ func (db *DB) close(t testing.TB) {
 	}()
 	select {
 	case <-closed:
-	case <-time.After(patience):
+	case <-time.After(Patience):
 		t.Errorf("a connection of the pool was never given back")
 	}
 }

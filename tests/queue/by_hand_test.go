@@ -226,3 +226,41 @@ func TestRetry_TwiceAtOnce_MakesOneJob(t *testing.T) {
 	}
 	require.Equal(t, "ready 1", stateOf(t, db, c.ID))
 }
+
+// Whoever claims it just then has its row locked.
+func TestCancelAndRetry_OfAJobThatIsBeingClaimed_DoNotWait(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	id := pgtest.AddJob(t, db, "echo")
+	claiming, impatient := session(t, db), session(t, db)
+	exec(t, impatient, pgtest.WaitForNobody)
+	r := register(t, db, "r", "echo")
+	exec(t, claiming, "begin")
+	c := r.claimOne(t, claiming)
+	require.Contains(t, refused(t, impatient, "TK005", "select pgtick.retry($1)", id).Hint, "being claimed")
+	require.Equal(t, "running", cancel(t, impatient, id))
+	exec(t, claiming, "commit")
+	require.Equal(t, map[int64]string{id: "cancelled"}, r.heartbeat(t, db.Pool, c))
+}
+
+// A job that has nothing to do with others may be retried at any isolation level, and comes back as it was: what else there is makes no difference.
+func TestRetry_OfAJobThatIsTiedToNoOther_ConcernsItAlone(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	now := freeze(t, db)
+	exec(t, db.Pool, "select pgtick.create_batch('callback')")
+	enqueue(t, db, "echo", 2)
+	r := register(t, db, "r", "echo")
+	claims := r.claim(t, db.Pool, 2)
+	exec(t, db.Pool, "select pgtick.checkpoint($1, $2, '7')", claims[1].ID, claims[1].Fence)
+	r.finish(t, db.Pool, claims[0].is("failed"))
+	conn := session(t, db)
+	exec(t, conn, "begin isolation level repeatable read")
+	require.Equal(t, "ready", retry(t, conn, claims[0].ID))
+	exec(t, conn, "commit")
+	require.Equal(t, 1, one[int](t, db.Pool, "select count(*) from pgtick.job_notes where checkpoint = '7'"))
+	require.Equal(t, []int64{claims[0].ID}, idsOf(r.claim(t, db.Pool, 5)))
+	r.finish(t, db.Pool, lastClaim(t, db, claims[0].ID).is("error").again(now.Add(time.Hour)))
+	require.True(t, one[bool](t, db.Pool, "select pgtick.cancel($1) = 'cancelled'", claims[0].ID))
+	require.Equal(t, now.Add(time.Hour), one[time.Time](t, db.Pool, "select run_at from pgtick.jobs where id = $1", claims[0].ID).UTC(), "not when it was brought back")
+}

@@ -74,8 +74,10 @@ func TestFinish_ABatch_IsAnsweredInOrder_DuplicatesIncluded(t *testing.T) {
 	stale := c[3]
 	stale.Fence--
 	unlock := lockJob(t, db, c[4].ID)
+	impatient := session(t, db)
+	exec(t, impatient, pgtest.WaitForNobody)
 	require.Equal(t, []string{"refused", "accepted", "ask again", "accepted", "accepted", "accepted", "refused"},
-		r.finish(t, db.Pool, stale.is("done"), c[2].is("done"), c[4].is("done"), c[0].is("error"), c[2].is("done"), c[1].is("failed"), stale.is("error")))
+		r.finish(t, impatient, stale.is("done"), c[2].is("done"), c[4].is("done"), c[0].is("error"), c[2].is("done"), c[1].is("failed"), stale.is("error")))
 	unlock()
 	require.Equal(t, []string{"ready 1", "failed 1", "done 1", "running 1", "running 1"},
 		[]string{stateOf(t, db, c[0].ID), stateOf(t, db, c[1].ID), stateOf(t, db, c[2].ID), stateOf(t, db, c[3].ID), stateOf(t, db, c[4].ID)})
@@ -346,6 +348,30 @@ func TestProgressAndCheckpoint_AreSeenAtOnce_AndTheCheckpointReachesTheNextAttem
 	r.finish(t, db.Pool, c.is("done"))
 	require.Equal(t, "0.25 a quarter", one[string](t, db.Pool, "select progress || ' ' || note from pgtick.jobs where id = $1", c.ID))
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.job_notes"))
+}
+
+func TestCheckpoint_OfEachJobInAClaim_IsItsOwn(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	enqueue(t, db, "echo", 3)
+	r := register(t, db, "r", "echo")
+	claims := r.claim(t, db.Pool, 3)
+	var again []report
+	for i, c := range claims {
+		again = append(again, c.is("error").again(time.Unix(0, 0)))
+		if i > 0 {
+			exec(t, db.Pool, "select pgtick.checkpoint($1, $2, to_jsonb($1::bigint))", c.ID, c.Fence)
+		}
+	}
+	r.finish(t, db.Pool, again...)
+	enqueue(t, db, "echo", 1)
+	given := map[int64]string{}
+	for _, c := range r.claim(t, db.Pool, 5) {
+		if c.Checkpoint != nil {
+			given[c.ID] = *c.Checkpoint
+		}
+	}
+	require.Equal(t, map[int64]string{claims[1].ID: fmt.Sprint(claims[1].ID), claims[2].ID: fmt.Sprint(claims[2].ID)}, given)
 }
 
 func TestProgressAndCheckpoint_BadInput_IsRefused(t *testing.T) {

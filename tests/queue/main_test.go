@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // patience is how long a condition may take to come true on a slow machine. None is expected to.
-const patience = time.Minute
+var patience = pgtest.Patience
 
 // asker is a pool, a connection or a transaction.
 type asker interface {
@@ -265,9 +265,10 @@ func attemptsOf(t *testing.T, db *pgtest.DB, id int64) []string {
 	return all[string](t, db.Pool, "select attempt || ' ' || outcome from pgtick.attempts where job_id = $1 order by attempt, started_at", id)
 }
 
+// rescue never waits for a lock, whatever else goes on.
 func rescue(t *testing.T, db *pgtest.DB) int {
 	t.Helper()
-	return one[int](t, db.Pool, "select pgtick.rescue()")
+	return one[int](t, db.Pool, "with impatient as materialized (select set_config('lock_timeout', '5s', true)) select pgtick.rescue() from impatient")
 }
 
 // kill lets all runners that are alive be found dead.

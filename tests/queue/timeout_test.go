@@ -87,10 +87,55 @@ func TestTimeout_WithACancelRequest_EndsCancelled(t *testing.T) {
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.job_notes"))
 }
 
+func TestTimeout_WithACancelRequestForAnotherJob_OrAProgressReport_IsTriedAgain(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	exec(t, db.Pool, "select pgtick.enqueue('echo', p_timeout => '1 minute') from generate_series(1, 3)")
+	r := register(t, db, "deaf", "echo")
+	claims := r.claim(t, db.Pool, 3)
+	require.Equal(t, "running", cancel(t, db.Pool, claims[0].ID))
+	exec(t, db.Pool, "select pgtick.progress($1, $2, 0.5)", claims[1].ID, claims[1].Fence)
+	r.heartbeat(t, db.Pool, claims...)
+	pgtest.Advance(t, db, timeout+lease)
+	r.heartbeat(t, db.Pool, claims...)
+	require.Equal(t, 3, rescue(t, db))
+	require.Equal(t, []string{"cancelled 1", "ready 1", "ready 1"}, []string{stateOf(t, db, claims[0].ID), stateOf(t, db, claims[1].ID), stateOf(t, db, claims[2].ID)})
+}
+
+func TestTimeout_OfOneOfAClaim_LeavesTheOthers(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	exec(t, db.Pool, "select pgtick.enqueue('echo', p_timeout => x.timeout) from unnest('{1 minute,1 hour,1 minute}'::interval[]) as x(timeout)")
+	r := register(t, db, "deaf", "echo")
+	claims := r.claim(t, db.Pool, 3)
+	r.heartbeat(t, db.Pool, claims...)
+	pgtest.Advance(t, db, timeout+lease)
+	r.heartbeat(t, db.Pool, claims...)
+	require.Equal(t, 2, rescue(t, db))
+	require.Equal(t, []string{"ready 1", "running 1", "ready 1"}, []string{stateOf(t, db, claims[0].ID), stateOf(t, db, claims[1].ID), stateOf(t, db, claims[2].ID)})
+}
+
+func TestTimeout_IsTriedAgainByTheTasksPolicy(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	exec(t, db.Pool, `select pgtick.set_retry_policy('mail', '{"kind": "linear", "step": "9 minutes"}'), pgtick.set_retry_policy('echo', '{"kind": "linear", "step": "7 minutes"}')`)
+	r, c := heldFor(t, db, "")
+	r.heartbeat(t, db.Pool, c)
+	pgtest.Advance(t, db, timeout+lease)
+	r.heartbeat(t, db.Pool, c)
+	require.Equal(t, 1, rescue(t, db))
+	require.Equal(t, "00:07:00", one[string](t, db.Pool, "select (run_at - pgtick.now())::text from pgtick.jobs where id = $1", c.ID))
+}
+
 func TestTimeout_OfARunnerThatDoesNotTellWhatItHolds_IsFoundWithinAMinute(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	r, c := heldFor(t, db, "")
+	enqueue(t, db, "echo", 1)
+	exec(t, db.Pool, "update pgtick.live_jobs set timeout = '1 minute'")
+	other := r.claimOne(t, db.Pool)
 	pgtest.Advance(t, db, timeout)
 	r.quietHeartbeat(t, db)
 	pgtest.Advance(t, db, lease-time.Second)
@@ -98,14 +143,22 @@ func TestTimeout_OfARunnerThatDoesNotTellWhatItHolds_IsFoundWithinAMinute(t *tes
 	require.Zero(t, rescue(t, db), "it looks: not yet")
 	pgtest.Advance(t, db, time.Second)
 	require.Zero(t, rescue(t, db), "it has just looked")
-	pgtest.Advance(t, db, 20*time.Second)
-	r.quietHeartbeat(t, db)
-	pgtest.Advance(t, db, 20*time.Second)
-	r.quietHeartbeat(t, db)
+	unlock := lockJob(t, db, other.ID)
+	for range 2 {
+		pgtest.Advance(t, db, 20*time.Second)
+		r.quietHeartbeat(t, db)
+	}
 	pgtest.Advance(t, db, 20*time.Second)
 	require.Equal(t, 1, rescue(t, db), "a minute after the last look")
 	require.Equal(t, "ready 1", stateOf(t, db, c.ID))
 	require.Equal(t, []string{"1 error"}, attemptsOf(t, db, c.ID))
+	unlock()
+	require.Zero(t, rescue(t, db), "it has just looked")
+	for range 3 {
+		r.quietHeartbeat(t, db)
+		pgtest.Advance(t, db, 21*time.Second)
+	}
+	require.Equal(t, 1, rescue(t, db))
 }
 
 func TestTimeout_OnlyOverdueClaims_AndOnlyThoseOfTheRunner(t *testing.T) {

@@ -127,6 +127,36 @@ func TestUnique_InTheStatesNamed_NotInOthers(t *testing.T) {
 	require.Equal(t, next, unique(t, db.Pool, "k"), "what the holder said counts, not what the next one says")
 }
 
+// A batch of reports has some with keys and some without, which are kept in different states and for different times.
+func TestUnique_OfABatch_EachKeyHoldsAsItsOwnJobSaid(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	plain := enqueue(t, db, "echo", 1)
+	whenDone := unique(t, db.Pool, "when done", alsoWhenDone)
+	enqueue(t, db, "echo", 1)
+	live := unique(t, db.Pool, "live")
+	whenFailed := unique(t, db.Pool, "when failed", "p_unique_states => '{ready,failed}'")
+	also := unique(t, db.Pool, "also when done", alsoWhenDone)
+	r := register(t, db, "r", "echo")
+	var reports []report
+	for _, c := range r.claim(t, db.Pool, 6) {
+		outcome := "done"
+		if c.ID == plain[0] || c.ID == whenFailed {
+			outcome = "failed"
+		}
+		reports = append(reports, c.is(outcome))
+	}
+	require.Len(t, reports, 6)
+	r.finish(t, db.Pool, reports...)
+	require.Equal(t, []int64{whenDone, whenFailed, also}, all[int64](t, db.Pool, `
+		select k.job_id from pgtick.unique_keys as k join pgtick.history as h on h.id = k.job_id
+		where k.until = h.expires_on::timestamp at time zone 'UTC' order by k.job_id`), "as long as the history that shows why")
+	require.Equal(t, whenDone, unique(t, db.Pool, "when done", alsoWhenDone))
+	require.Equal(t, whenFailed, unique(t, db.Pool, "when failed", alsoWhenDone))
+	require.Equal(t, also, unique(t, db.Pool, "also when done", alsoWhenDone))
+	require.NotEqual(t, live, unique(t, db.Pool, "live"))
+}
+
 func TestUnique_ForATime_ConflictsEndWithIt_EvenWhileTheJobIsLive(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -143,6 +143,14 @@ func TestRunners_CountRefusedReports(t *testing.T) {
 		require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, c.is("done")))
 	}
 	require.Equal(t, 3, refusals(r), "neither what is to be asked again nor what is sent twice")
+	require.Equal(t, []string{"refused"}, r.finish(t, db.Pool, stale.is("done")), "it has ended under another fence")
+	require.Equal(t, 4, refusals(r))
+	enqueue(t, db, "echo", 1)
+	again := r.claimOne(t, db.Pool)
+	for range 2 {
+		require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, again.is("error")))
+	}
+	require.Equal(t, 4, refusals(r), "nor what waits again by the same report")
 
 	frozen, impatient := session(t, db), session(t, db)
 	exec(t, frozen, "begin")

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,7 +25,7 @@ import (
 )
 
 // patience is how long a condition may take to come true on a slow machine. None is expected to.
-const patience = time.Minute
+var patience = pgtest.Patience
 
 // binary is pgtick as "make build" makes it.
 var binary string

@@ -3,6 +3,7 @@
 package schedules
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -54,6 +55,14 @@ func refused(t *testing.T, db *pgtest.DB, sql string, args ...any) *pgconn.PgErr
 	require.True(t, errors.As(err, &pg), "%s %v was accepted, or failed elsewhere: %v", sql, args, err)
 	require.NotEmpty(t, pg.Hint, "%s: no hint", pg.Message)
 	return pg
+}
+
+// notified waits for the next notification, but not for ever.
+func notified(t *testing.T, conn *pgx.Conn) (*pgconn.Notification, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
+	defer cancel()
+	return conn.WaitForNotification(ctx)
 }
 
 func instant(t *testing.T, text string) time.Time {

@@ -118,6 +118,47 @@ func TestOverlap_Wait_WhenTickAndFinishMissEachOther_RescueFreesTheJob(t *testin
 	require.Equal(t, []string{"10:02 ready"}, live(t, db, "s"))
 }
 
+func TestOverlap_Wait_RescueFreesThoseOfAllSchedules(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	for _, name := range []string{"a", "b", "c"} {
+		exec(t, db, "select pgtick.schedule($1, '* * * * *', 'noop', p_on_overlap => 'wait')", name)
+	}
+	for _, now := range []string{"2026-03-01T10:01:00Z", "2026-03-01T10:02:00Z"} {
+		at(t, db, now)
+		require.Equal(t, 3, tick(t, db))
+	}
+	exec(t, db, "delete from pgtick.live_jobs where blocked_by is null and schedule_id <> (select id from pgtick.schedule_defs where name = 'b')") // ended unseen
+	exec(t, db, "select pgtick.rescue()")
+	require.Equal(t, []string{"10:02 ready"}, live(t, db, "a"))
+	require.Equal(t, []string{"10:01 ready", "10:02 blocked by overlap"}, live(t, db, "b"))
+	require.Equal(t, []string{"10:02 ready"}, live(t, db, "c"))
+}
+
+// Of two clocks that see the same waiting job, the one that comes late finds that it has run meanwhile, and is to be tried again in an hour.
+func TestOverlap_Wait_ARescueThatComesLate_ChangesNothingOfAJobThatWasFreedMeanwhile(t *testing.T) {
+	t.Parallel()
+	db, first := waiting(t, "wait")
+	at(t, db, "2026-03-01T10:02:00Z")
+	tick(t, db)
+	exec(t, db, "delete from pgtick.live_jobs where id = $1", first.ID) // ended unseen
+	late, stopped, goOn := db.StopAt(t, "update on pgtick.live_jobs")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := late.Exec(t.Context(), "select pgtick.rescue()")
+		ended <- err
+	}()
+	stopped()
+	exec(t, db, "select pgtick.rescue()")
+	next := take(t, db)
+	require.True(t, one[bool](t, db, "select accepted from pgtick.finish($1, array[$2::bigint], array[$3::bigint], '{error}', p_retry_at => array[pgtick.now() + interval '1 hour'])",
+		next.RunnerID, next.ID, next.Fence))
+	goOn()
+	require.NoError(t, <-ended)
+	require.True(t, one[bool](t, db, "select run_at = pgtick.now() + interval '1 hour' from pgtick.live_jobs where id = $1", next.ID))
+}
+
 // While a tick that made a job wait has not committed, what it waits for cannot end unseen.
 func TestOverlap_Wait_WhileTheTickIsOpen_FinishAsksAgain(t *testing.T) {
 	t.Parallel()
@@ -137,6 +178,30 @@ func TestOverlap_Wait_WhileTheTickIsOpen_FinishAsksAgain(t *testing.T) {
 	require.Equal(t, []string{"10:02 ready"}, live(t, db, "s"))
 }
 
+// Somebody may be at the next job, to cancel it for one: whoever ends the job before it does not wait for that.
+func TestOverlap_Wait_WhileTheNextOneIsLocked_FinishDoesNotWait_AndRescueFreesIt(t *testing.T) {
+	t.Parallel()
+	db, first := waiting(t, "wait")
+	at(t, db, "2026-03-01T10:02:00Z")
+	tick(t, db)
+	cancelling, err := db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = cancelling.Rollback(t.Context()) }()
+	_, err = cancelling.Exec(t.Context(), "select from pgtick.live_jobs where blocked_by = 'overlap' for update")
+	require.NoError(t, err)
+	impatient, err := pgx.Connect(t.Context(), db.URL)
+	require.NoError(t, err)
+	defer func() { _ = impatient.Close(t.Context()) }()
+	_, err = impatient.Exec(t.Context(), pgtest.WaitForNobody)
+	require.NoError(t, err)
+	_, err = impatient.Exec(t.Context(), "select pgtick.finish($1, array[$2::bigint], array[$3::bigint], '{done}')", first.RunnerID, first.ID, first.Fence)
+	require.NoError(t, err)
+	require.Equal(t, []string{"10:02 blocked by overlap"}, live(t, db, "s"))
+	require.NoError(t, cancelling.Rollback(t.Context()))
+	exec(t, db, "select pgtick.rescue()")
+	require.Equal(t, []string{"10:02 ready"}, live(t, db, "s"))
+}
+
 func TestOverlap_Wait_WakesTheRunner(t *testing.T) {
 	t.Parallel()
 	db, first := waiting(t, "wait")
@@ -149,9 +214,27 @@ func TestOverlap_Wait_WakesTheRunner(t *testing.T) {
 	require.NoError(t, err)
 	exec(t, db, "select pgtick.sleep($1, '1 minute')", first.RunnerID)
 	finish(t, db, first, "done")
-	heard, err := conn.WaitForNotification(t.Context())
+	heard, err := notified(t, conn)
 	require.NoError(t, err)
 	require.Equal(t, "default", heard.Payload)
+}
+
+func TestOverlap_Wait_OnceFreed_KeepsTheJitterOfItsOwnSchedule(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T09:30:00Z")
+	exec(t, db, `select pgtick.schedule('sharp', '0 * * * *', 'noop', p_on_overlap => 'wait'), pgtick.schedule('spread', '0 * * * *', 'noop', p_on_overlap => 'wait', p_jitter => '50 minutes'),
+		pgtick.schedule('also sharp', '0 * * * *', 'noop', p_on_overlap => 'wait')`)
+	at(t, db, "2026-03-01T10:00:00Z")
+	require.Equal(t, 3, tick(t, db))
+	at(t, db, "2026-03-01T11:00:00Z")
+	require.Equal(t, 3, tick(t, db))
+	finishJobs(t, db)
+	require.Equal(t, []string{"also sharp true 00:00:00", "sharp true 00:00:00", "spread true"}, all[string](t, db, `
+		select schedule || ' ' || (run_at - slot between '0' and '50 minutes') || case when schedule <> 'spread' then ' ' || (run_at - slot) else '' end
+		from pgtick.jobs where slot = '2026-03-01 11:00+00' order by schedule`))
+	require.NotEqual(t, one[time.Time](t, db, "select slot from pgtick.jobs where schedule = 'spread' and finished_at is null"),
+		one[time.Time](t, db, "select run_at from pgtick.jobs where schedule = 'spread' and finished_at is null"))
 }
 
 func TestOverlap_Wait_IsTheDefaultWithAll_AndCatchesUpInOrder(t *testing.T) {

@@ -160,12 +160,12 @@ func TestSchedule_WhenItsNextSlotComesNearer_TellsTheRunners(t *testing.T) {
 	_, err = conn.Exec(t.Context(), "listen pgtick_tick")
 	require.NoError(t, err)
 	exec(t, db, "select pgtick.schedule('s', '0 0 1 1 *', 'noop')")
-	heard, err := conn.Conn().WaitForNotification(t.Context())
+	heard, err := notified(t, conn.Conn())
 	require.NoError(t, err)
 	require.Equal(t, "pgtick_tick", heard.Channel)
 	require.Equal(t, one[time.Time](t, db, "select next_at from pgtick.schedules"), one[time.Time](t, db, "select pgtick.next_tick_at()"))
 	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop')")
-	_, err = conn.Conn().WaitForNotification(t.Context())
+	_, err = notified(t, conn.Conn())
 	require.NoError(t, err)
 }
 

@@ -116,6 +116,58 @@ func TestBatch_AnOpenEnqueue_IsNotOvertakenByTheEnd(t *testing.T) {
 	}
 }
 
+// Nor is who brings one back.
+func TestBatch_AnOpenRetry_IsNotOvertakenByTheEnd(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	_, callback, _ := batch(t, db, 2, "")
+	claims := r.claim(t, db.Pool, 10)
+	r.finish(t, db.Pool, claims[0], "failed")
+	retrier := session(t, db)
+	exec(t, retrier, "begin")
+	exec(t, retrier, "select pgtick.retry($1)", claims[0].id)
+	r.finish(t, db.Pool, claims[1], "done")
+	exec(t, retrier, "commit")
+	require.Equal(t, "ready after batch", state(t, db.Pool, callback))
+	rescue(t, db.Pool)
+	r.do(t, db.Pool, claims[0].id, "done")
+	r.do(t, db.Pool, callback, "done")
+	clean(t, db)
+}
+
+func TestBatch_AnOpenRetryOfItsCallback_IsNotOvertakenByTheEnd(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	id, callback, members := batch(t, db, 1, "")
+	exec(t, db.Pool, "select pgtick.cancel($1)", callback)
+	retrier := session(t, db)
+	exec(t, retrier, "begin")
+	exec(t, retrier, "select pgtick.retry($1)", callback)
+	r.do(t, db.Pool, members[0], "done")
+	require.Nil(t, one[*string](t, db.Pool, "select finished_at::text from pgtick.batches where id = $1", id), "its end is what the callback waits for")
+	exec(t, retrier, "commit")
+	rescue(t, db.Pool)
+	r.do(t, db.Pool, callback, "done")
+	clean(t, db)
+}
+
+func TestBatch_TheCallbackOfOneThatHasEnded_MayBeRetriedAtAnyIsolation(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	_, callback, members := batch(t, db, 1, "")
+	r.do(t, db.Pool, members[0], "done")
+	r.do(t, db.Pool, callback, "failed")
+	conn := session(t, db)
+	exec(t, conn, "begin isolation level repeatable read")
+	exec(t, conn, "select pgtick.retry($1)", callback)
+	exec(t, conn, "commit")
+	r.do(t, db.Pool, callback, "done")
+	clean(t, db)
+}
+
 func TestBatch_WithoutJobs_EndsWithTheNextRescue(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // patience is how long a condition may take to come true on a slow machine. None is expected to.
-const patience = time.Minute
+var patience = pgtest.Patience
 
 // asker is a pool, a connection or a transaction.
 type asker interface {
