@@ -56,7 +56,8 @@ type lab struct {
 
 func newLab(ctx context.Context, out string, files []sqlFile) (*lab, error) {
 	l := &lab{out: out, files: files, done: map[string]result{}, noticed: map[string]map[string]int{}}
-	settings := map[string]string{"shared_buffers": "64MB", "max_connections": "300", "max_wal_size": "1GB", "track_functions": "all"}
+	settings := map[string]string{"shared_buffers": "64MB", "max_connections": "300", "max_wal_size": "1GB", "track_functions": "all",
+		"client_connection_check_interval": "1s", "statement_timeout": "20s"} // a mutant may have a function turn in a circle
 	var err error
 	if l.server, err = localpg.Start(ctx, localpg.Options{Temp: fastFolder(), Settings: settings}); err != nil {
 		return nil, err

@@ -163,3 +163,15 @@ func TestEnqueue_RollsBackWithTheCallersTransaction(t *testing.T) {
 	exec(t, tx, "rollback")
 	require.Equal(t, 1, one[int](t, db.Pool, "select count(*) from pgtick.jobs"))
 }
+
+// Only what waits for others needs READ COMMITTED.
+func TestEnqueue_OutsideReadCommitted_MayHaveAllThatTiesItToNoOther(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := session(t, db)
+	exec(t, conn, "begin isolation level serializable")
+	id := one[int64](t, conn, `select pgtick.enqueue('echo', p_unique_key => 'k', p_limit_key => 'l', p_retry_policy => '{"kind": "linear", "step": "1 minute"}',
+		p_trace_context => '{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}')`)
+	exec(t, conn, "commit")
+	require.Equal(t, "k l a=b", one[string](t, db.Pool, "select concat_ws(' ', uniqueness ->> 'key', limit_key, trace_context ->> 'tracestate') from pgtick.live_jobs where id = $1", id))
+}

@@ -219,6 +219,7 @@ func TestMaintain_BesideAReader_GivesUpSoon_SaysSo_AndComesAgain(t *testing.T) {
 			db.Quiet(t)
 			noon := freeze(t, db)
 			maintain(t, db)
+			rebuildIndexes(t, db.Pool)
 			old := end(t, db, "echo", "default", "done")
 			pgtest.SetNow(t, db, noon.AddDate(0, 0, 8))
 			exec(t, db.Pool, prepare)
@@ -235,6 +236,7 @@ func TestMaintain_BesideAReader_GivesUpSoon_SaysSo_AndComesAgain(t *testing.T) {
 			require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, claims[0].is("done")), "a finish that comes just then")
 			require.NoError(t, <-ended)
 			require.Contains(t, one[string](t, db.Pool, "select problem from pgtick.upkeep where what = 'maintain'"), problem)
+			require.Equal(t, 1, one[int](t, db.Pool, "select count(*) from pgtick.upkeep where problem is not null"), "other upkeep has none")
 			require.Contains(t, one[string](t, db.Pool, "select evidence from pgtick.health where what = 'upkeep'"), problem)
 			require.Equal(t, "done 1", stateOf(t, db, old))
 			require.Equal(t, []string{"accepted"}, r.finish(t, db.Pool, claims[1].is("done")), "and one after it")
@@ -269,6 +271,46 @@ func TestMaintain_LateIsOnlyWhatIsToBeDoneEachHour(t *testing.T) {
 	require.Equal(t, []string{"maintain"}, all[string](t, db.Pool, "select split_part(evidence, ',', 1) from pgtick.health where what = 'upkeep'"))
 	maintain(t, db)
 	require.Empty(t, all[string](t, db.Pool, "select concat_ws(' ', what, evidence) from pgtick.health"))
+}
+
+func TestMaintain_ForgetsWhatIsPast_AndKeepsTheRest(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	const aged = " from unnest('{61 days,59 days,0}'::interval[]) as x(age)"
+	exec(t, db.Pool, "insert into pgtick.outages (began_at, ended_at) select pgtick.now() - x.age - interval '1 hour', pgtick.now() - x.age"+aged)
+	exec(t, db.Pool, `insert into pgtick.runner_leases (name, queues, tasks, lease, lease_until, registered_at, heartbeat_at, ended_at, ended_as, freed_at)
+		select 'freed', '{default}', '{echo}', '30 s', pgtick.now() - x.age, pgtick.now() - x.age, pgtick.now() - x.age, pgtick.now() - x.age, 'left', pgtick.now() - x.age`+aged)
+	register(t, db, "alive", "echo")
+	exec(t, db.Pool, `insert into pgtick.batch_defs (job_id, any_outcome, created_at, finished_at)
+		select -1, true, pgtick.now() - x.age, pgtick.now() - x.age from unnest('{401 days,399 days}'::interval[]) as x(age)
+		union all select -1, true, pgtick.now() - interval '500 days', null`)
+	maintain(t, db)
+	require.Equal(t, []string{"00:00:00", "59 days"}, all[string](t, db.Pool, "select (pgtick.now() - ended_at)::text from pgtick.outages order by ended_at desc"))
+	require.Equal(t, []string{"alive", "freed 00:00:00", "freed 59 days"},
+		all[string](t, db.Pool, "select concat_ws(' ', name, pgtick.now() - freed_at) from pgtick.runner_leases order by name, freed_at desc"))
+	require.Equal(t, []string{"399 days", "open"}, all[string](t, db.Pool, "select coalesce((pgtick.now() - finished_at)::text, 'open') from pgtick.batch_defs order by id"))
+}
+
+// Who comes while another one is at it leaves everything to it.
+func TestUpkeep_BesideAnother_DoesNothing_AndDoesNotWait(t *testing.T) {
+	t.Parallel()
+	for _, call := range []string{"maintain()", "rebuild_indexes()"} {
+		t.Run(call, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			db.Quiet(t)
+			exec(t, db.Pool, "delete from pgtick.upkeep")
+			first, second := session(t, db), session(t, db)
+			exec(t, first, "begin")
+			exec(t, first, "select pgtick."+call)
+			exec(t, second, pgtest.WaitForNobody)
+			exec(t, second, "select pgtick."+call)
+			require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.upkeep"))
+			exec(t, first, "commit")
+			require.Equal(t, 1, one[int](t, db.Pool, "select count(*) from pgtick.upkeep where problem is null"))
+		})
+	}
 }
 
 func TestAudit_IsKeptFor400Days(t *testing.T) {
@@ -327,7 +369,11 @@ func TestRebuildIndexes_ThatABacklogHasLeftLarge_MakesThemSmall(t *testing.T) {
 	db := pgtest.New(t)
 	db.Quiet(t)
 	largeIndexes(t, db)
+	small := all[int64](t, db.Pool, "select pg_relation_filenode(i.indexrelid)::bigint from pg_index as i where i.indrelid = 'pgtick.live_jobs'::regclass and pg_relation_size(i.indexrelid) < 1024 * 1024")
+	require.NotEmpty(t, small)
 	rebuildUntilIndexesHaveLessThan(t, db, 1<<20)
+	require.Subset(t, all[int64](t, db.Pool, "select pg_relation_filenode(i.indexrelid)::bigint from pg_index as i where i.indrelid = 'pgtick.live_jobs'::regclass"), small,
+		"those that are small among them are left alone")
 	r := register(t, db, "r", "echo")
 	require.Len(t, r.claim(t, db.Pool, 20), 10)
 	files := "select array_agg(pg_relation_filenode(i.indexrelid)::bigint order by i.indexrelid) from pg_index as i where i.indrelid = 'pgtick.live_jobs'::regclass"

@@ -96,6 +96,17 @@ func TestWhy_ItIsNotDue(t *testing.T) {
 	require.Equal(t, "its task has put it off", whyOnly(t, db.Pool, id).Reason)
 }
 
+// What will matter once it is due is not why it does not run now.
+func TestWhy_ItIsNotDue_WhileItsLimitIsFullAndItsRowLocked_SaysOnlyThat(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	exec(t, db.Pool, "select pgtick.set_limit('echo', p_max_running => 1)")
+	held(t, db)
+	id := one[int64](t, db.Pool, "select pgtick.enqueue('echo', p_run_at => pgtick.now() + interval '90 minutes')")
+	lockJob(t, db, id)
+	require.Equal(t, "it is not due", whyOnly(t, db.Pool, id).Reason)
+}
+
 func TestWhy_ItsRetryBackOff_WithTheError(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -3,6 +3,7 @@ package ties
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -168,6 +169,89 @@ func TestBatch_TheCallbackOfOneThatHasEnded_MayBeRetriedAtAnyIsolation(t *testin
 	clean(t, db)
 }
 
+// Beside another one that is open and has had a failure, and beside a job that somebody has locked.
+func TestBatch_EndsAlone(t *testing.T) {
+	t.Parallel()
+	for _, outcome := range []string{"done", "failed"} {
+		t.Run(outcome, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			r := register(t, db.Pool)
+			older, olderCallback, _ := batch(t, db, 2, ", p_outcome => 'done'")
+			r.finish(t, db.Pool, r.claim(t, db.Pool, 1)[0], "failed")
+			running := r.claim(t, db.Pool, 1)[0]
+			id, callback, members := batch(t, db, 1, ", p_outcome => 'done'")
+			c := r.take(t, db.Pool, members[0])
+			locking := session(t, db)
+			exec(t, locking, "begin")
+			exec(t, locking, "select from pgtick.live_jobs where id = $1 for update", running.id)
+			r.finish(t, db.Pool, c, outcome)
+			require.Equal(t, []int64{id}, all[int64](t, db.Pool, "select id from pgtick.batches where finished_at is not null"))
+			require.Equal(t, map[string]string{"done": "ready", "failed": "cancelled"}[outcome], state(t, db.Pool, callback))
+			require.Equal(t, "ready after batch", state(t, db.Pool, olderCallback))
+			exec(t, locking, "rollback")
+			r.finish(t, db.Pool, running, "done")
+			require.Equal(t, "cancelled", state(t, db.Pool, olderCallback))
+			require.NotNil(t, one[*string](t, db.Pool, "select finished_at::text from pgtick.batches where id = $1", older))
+		})
+	}
+}
+
+func TestBatch_ThatHasEnded_DoesNotEndAgain_WhenOneOfItIsRetried(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	id, callback, members := batch(t, db, 1, "")
+	r.do(t, db.Pool, members[0], "failed")
+	const ended = "select finished_at::text from pgtick.batches where id = $1"
+	before := one[string](t, db.Pool, ended, id)
+	r.do(t, db.Pool, callback, "done")
+	pgtest.Advance(t, db, time.Minute)
+	exec(t, db.Pool, "select pgtick.retry($1)", members[0])
+	r = register(t, db.Pool)
+	r.do(t, db.Pool, members[0], "done")
+	require.Equal(t, before, one[string](t, db.Pool, ended, id))
+	clean(t, db)
+}
+
+// Each of the two sees the other's as live: the one waits for a tenth of a second, and then leaves it to rescue.
+func TestBatch_TheLastTwoEndAtOnce_NothingIsMissed(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	_, callback, _ := batch(t, db, 2, "")
+	claims := r.claim(t, db.Pool, 10)
+	task := session(t, db)
+	exec(t, task, "begin")
+	exec(t, task, "select pgtick.finish_in_transaction($1, $2)", claims[0].id, claims[0].fence)
+	r.finish(t, db.Pool, claims[1], "done")
+	exec(t, task, "commit")
+	rescue(t, db.Pool)
+	r.do(t, db.Pool, callback, "done")
+	clean(t, db)
+}
+
+// Whoever enqueues a job to wait for the callback has it locked.
+func TestBatch_ACallbackThatIsLockedAtTheEnd_IsSeenToByRescue(t *testing.T) {
+	t.Parallel()
+	for outcome, want := range map[string]string{"done": "ready", "failed": "cancelled"} {
+		t.Run(outcome, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			r := register(t, db.Pool)
+			_, callback, members := batch(t, db, 1, ", p_outcome => 'done'")
+			locking := session(t, db)
+			exec(t, locking, "begin")
+			exec(t, locking, "select from pgtick.live_jobs where id = $1 for update", callback)
+			r.do(t, db.Pool, members[0], outcome)
+			exec(t, locking, "commit")
+			require.Equal(t, "ready after batch", state(t, db.Pool, callback))
+			rescue(t, db.Pool)
+			require.Equal(t, want, state(t, db.Pool, callback))
+		})
+	}
+}
+
 func TestBatch_WithoutJobs_EndsWithTheNextRescue(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -241,10 +325,11 @@ func TestBatch_AJobThatWouldWaitForItself_IsRefused(t *testing.T) {
 func TestBatch_BadInput_IsRefused(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	for field, call := range map[string]string{"outcome": "'c', p_outcome => 'none'", "task": "''", "args": "'c', '[]'", "priority": "'c', p_priority => 10",
+	for field, call := range map[string]string{"outcome": "'c', p_outcome => 'none'", "outcome null": "'c', p_outcome => null", "task": "''", "args": "'c', '[]'", "priority": "'c', p_priority => 10",
 		"retry_policy": "'c', p_retry_policy => '{}'", "timeout": "'c', p_timeout => '0'"} {
 		require.Contains(t, refused(t, db.Pool, "TK000", "select pgtick.create_batch("+call+")").Message, field)
 	}
+	require.Contains(t, refused(t, db.Pool, "TK000", `select pgtick.create_batch('sql', '{"function": "public.unlisted"}')`).Message, "args.function")
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.jobs"))
 }
 

@@ -129,6 +129,7 @@ func TestSequence_ACancelInTheMiddle_HoldsUpThoseBehindItAlone(t *testing.T) {
 	for _, i := range []int{5, 2} {
 		exec(t, db.Pool, "select pgtick.cancel($1)", ids[i])
 	}
+	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.unsettled"), "there is nothing left to do")
 	r.do(t, db.Pool, ids[0], "done")
 	r.do(t, db.Pool, ids[1], "done")
 	require.Empty(t, r.claim(t, db.Pool, 10))
@@ -181,6 +182,179 @@ func TestSequence_AStopThatCannotBeNotedYet_HoldsAllTheSame(t *testing.T) {
 	r.do(t, db.Pool, late, "done")
 	r.do(t, db.Pool, later, "done")
 	clean(t, db)
+}
+
+// Nor is one that comes first of all after such a stop overlooked, where no job of the sequence is left.
+func TestSequence_AStopThatCannotBeNotedYet_HoldsTheNextToCome(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	exec(t, db.Pool, "insert into pgtick.sequences (key) values ('a'), ('z')")
+	first := sequence(t, db.Pool, 1)[0]
+	locking := session(t, db)
+	exec(t, locking, "begin")
+	exec(t, locking, "select from pgtick.sequences where key = 'k' for update")
+	r.do(t, db.Pool, first, "failed")
+	exec(t, locking, "commit")
+	next := sequence(t, db.Pool, 1)[0]
+	other := enqueue(t, db.Pool, "echo", "p_sequence_key => 'another'")
+	require.Equal(t, []string{"ready after sequence", "ready"}, states(t, db.Pool, next, other))
+	rescue(t, db.Pool)
+	require.Equal(t, []string{"ready after sequence", "ready"}, states(t, db.Pool, next, other))
+	require.Equal(t, first, one[int64](t, db.Pool, "select stopped_by from pgtick.sequence_stops"))
+}
+
+// reportAll sends the outcomes of these jobs, all of which the runner has, in one report.
+func (r runner) reportAll(t *testing.T, q asker, claims []claim, outcomes map[int64]string) {
+	t.Helper()
+	ids, fences, all := []int64{}, []int64{}, []string{}
+	for _, c := range claims {
+		ids, fences, all = append(ids, c.id), append(fences, c.fence), append(all, outcomes[c.id])
+	}
+	require.True(t, one[bool](t, q, "select bool_and(accepted) from pgtick.finish($1, $2, $3, $4)", r.id, ids, fences, all))
+}
+
+func stops(t *testing.T, q asker) []string {
+	t.Helper()
+	return all[string](t, q, "select key || ' by ' || stops::text from pgtick.sequences where stops is not null order by key")
+}
+
+// Several sequences in one report, and a job of none: each stops, or goes on, by its own jobs alone.
+func TestSequence_SeveralInOneReport_EachByItself(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	in := func(key string, more ...string) int64 {
+		return enqueue(t, db.Pool, "echo", append([]string{"p_sequence_key => '" + key + "'"}, more...)...)
+	}
+	old := in("old")
+	in("old")
+	r.do(t, db.Pool, old, "failed")
+	plain := enqueue(t, db.Pool, "echo")
+	first := []int64{in("stops"), in("skips", skips), in("done")}
+	second := []int64{in("stops"), in("skips"), in("done")}
+	r.reportAll(t, db.Pool, r.claim(t, db.Pool, 10), map[int64]string{plain: "failed", first[0]: "failed", first[1]: "failed", first[2]: "done"})
+	require.Equal(t, []string{"ready after sequence", "ready", "ready"}, states(t, db.Pool, second...))
+	require.Equal(t, []string{fmt.Sprintf("old by {%d}", old), fmt.Sprintf("stops by {%d}", first[0])}, stops(t, db.Pool))
+	exec(t, db.Pool, "select pgtick.cancel($1)", second[0])
+	require.Equal(t, []string{fmt.Sprintf("old by {%d}", old), fmt.Sprintf("stops by {%d,%d}", first[0], second[0])}, stops(t, db.Pool))
+	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.unsettled"))
+}
+
+func TestSequence_SeveralInOneReport_OfWhichOneIsLocked_NobodyWaits_AndNoStopIsLost(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	exec(t, db.Pool, "insert into pgtick.sequences (key) values ('a'), ('z')")
+	ids := []int64{enqueue(t, db.Pool, "echo", inSequence), enqueue(t, db.Pool, "echo", "p_sequence_key => 'l'")}
+	behind := []int64{enqueue(t, db.Pool, "echo", inSequence), enqueue(t, db.Pool, "echo", "p_sequence_key => 'l'")}
+	locking, impatient := session(t, db), session(t, db)
+	exec(t, locking, "begin")
+	exec(t, locking, "select from pgtick.sequences where key = 'k' for update")
+	exec(t, impatient, pgtest.WaitForNobody)
+	r.reportAll(t, impatient, r.claim(t, db.Pool, 10), map[int64]string{ids[0]: "failed", ids[1]: "failed"})
+	require.Equal(t, []string{fmt.Sprintf("l by {%d}", ids[1])}, stops(t, db.Pool))
+	rescue(t, impatient)
+	exec(t, locking, "commit")
+	rescue(t, db.Pool)
+	require.Equal(t, []string{fmt.Sprintf("k by {%d}", ids[0]), fmt.Sprintf("l by {%d}", ids[1])}, stops(t, db.Pool))
+	require.Equal(t, []string{"ready after sequence", "ready after sequence"}, states(t, db.Pool, behind...))
+}
+
+// Nobody should, but then it stops all the same.
+func TestSequence_WhoseRowSomebodyDeleted_Stops(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	ids := sequence(t, db.Pool, 2)
+	exec(t, db.Pool, "delete from pgtick.sequences")
+	exec(t, db.Pool, "insert into pgtick.sequences (key) values ('another')")
+	r.do(t, db.Pool, ids[0], "failed")
+	require.Equal(t, []string{fmt.Sprintf("k by {%d}", ids[0])}, stops(t, db.Pool))
+}
+
+// The one before it may be cancelled while it is waited for: then it is the one before that.
+func TestSequence_AnEnqueueBehindOneThatIsBeingCancelled_WaitsForTheOneBefore(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	ids := sequence(t, db.Pool, 2, skips)
+	cancelling, enqueuer := session(t, db), session(t, db)
+	exec(t, cancelling, "begin")
+	exec(t, cancelling, "select from pgtick.live_jobs where id = $1 for update", ids[1])
+	ended := inBackground(t, enqueuer, "select pgtick.enqueue('echo', p_sequence_key => 'k')")
+	awaitLock(t, db, enqueuer)
+	exec(t, cancelling, "delete from pgtick.live_jobs where id = $1", ids[1])
+	exec(t, cancelling, "commit")
+	require.NoError(t, <-ended)
+	next := one[int64](t, db.Pool, "select max(id) from pgtick.jobs")
+	require.Equal(t, "ready after sequence", state(t, db.Pool, next))
+	r.do(t, db.Pool, ids[0], "done")
+	r.do(t, db.Pool, next, "done")
+	clean(t, db)
+}
+
+func TestSequence_Resume_IsOfThatOneAlone(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	var ids, others []int64
+	for range 3 {
+		others = append(others, enqueue(t, db.Pool, "echo", "p_sequence_key => 'other'"))
+		ids = append(ids, enqueue(t, db.Pool, "echo", inSequence))
+	}
+	r.reportAll(t, db.Pool, r.claim(t, db.Pool, 10), map[int64]string{ids[0]: "failed", others[0]: "failed"})
+	resume(t, db.Pool)
+	require.Equal(t, []string{fmt.Sprintf("other by {%d}", others[0])}, stops(t, db.Pool))
+	r.do(t, db.Pool, ids[1], "done")
+	r.do(t, db.Pool, ids[2], "done")
+}
+
+// A stop in the middle may be resumed before it is its turn.
+func TestSequence_Resume_WhileAnEarlierOneRuns_LetsTheLaterOnesFollow(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	ids := sequence(t, db.Pool, 3)
+	first := r.take(t, db.Pool, ids[0])
+	exec(t, db.Pool, "select pgtick.cancel($1)", ids[1])
+	resume(t, db.Pool)
+	require.Empty(t, stops(t, db.Pool))
+	r.finish(t, db.Pool, first, "done")
+	r.do(t, db.Pool, ids[2], "done")
+	clean(t, db)
+}
+
+func TestSequence_Resume_BesideACancelUnderWay_KeepsThatStop(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	ids := sequence(t, db.Pool, 4)
+	r.do(t, db.Pool, ids[0], "failed")
+	cancelling, resuming := session(t, db), session(t, db)
+	exec(t, cancelling, "begin")
+	exec(t, cancelling, "select pgtick.cancel($1)", ids[2])
+	ended := inBackground(t, resuming, "select pgtick.resume_sequence('k')")
+	awaitLock(t, db, resuming)
+	exec(t, cancelling, "commit")
+	require.NoError(t, <-ended)
+	require.Equal(t, []string{fmt.Sprintf("k by {%d}", ids[2])}, stops(t, db.Pool))
+	r.do(t, db.Pool, ids[1], "done")
+	require.Empty(t, r.claim(t, db.Pool, 10))
+}
+
+// What is not asked for is not noted in the job's row, and what is asked for is noted as it was said.
+func TestTies_OfAJob_AreThoseThatWereAskedFor(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	blocker := enqueue(t, db.Pool, "echo", "p_unique_key => 'u'")
+	enqueue(t, db.Pool, "echo", after(blocker), "p_after_outcome => 'any'")
+	enqueue(t, db.Pool, "echo", after(blocker))
+	enqueue(t, db.Pool, "echo", inSequence)
+	enqueue(t, db.Pool, "echo", "p_sequence_key => 'l'", skips)
+	require.Equal(t, []string{"key u", "after any", "after done", "sequence stops", "sequence skips"}, all[string](t, db.Pool, `select concat_ws(' ', 'key ' || (uniqueness ->> 'key'), case when uniqueness is not null and uniqueness ->> 'key' is null then 'no key' end,
+		case after_any when true then 'after any' when false then 'after done' end, case sequence_skips when true then 'sequence skips' when false then 'sequence stops' end)
+		from pgtick.live_jobs order by id`))
 }
 
 func TestSequence_AnOpenEnqueue_IsSeenByTheEndOfTheOneBefore(t *testing.T) {
@@ -346,6 +520,8 @@ func TestSequence_KeysWithoutJobs_AreForgotten_AndThoseWithJobsOrAStopAreNot(t *
 func TestSequence_ALockedSuccessor_IsFreedByRescue(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
+	stranger := enqueue(t, db.Pool, "elsewhere") // it has to do with no sequence, nor has the one that waits for it
+	enqueue(t, db.Pool, "elsewhere", after(stranger))
 	r := register(t, db.Pool)
 	first, second := enqueue(t, db.Pool, "echo", "p_sequence_key => 'k'"), enqueue(t, db.Pool, "echo", "p_sequence_key => 'k'")
 	c := r.take(t, db.Pool, first)
@@ -358,5 +534,6 @@ func TestSequence_ALockedSuccessor_IsFreedByRescue(t *testing.T) {
 	require.Equal(t, "ready after sequence", state(t, db.Pool, second))
 	rescue(t, db.Pool)
 	r.do(t, db.Pool, second, "done")
+	exec(t, db.Pool, "select pgtick.cancel($1)", stranger)
 	clean(t, db)
 }
