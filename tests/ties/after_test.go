@@ -328,6 +328,15 @@ func TestAfter_Retry_WaitsAgainForWhatLives(t *testing.T) {
 	clean(t, db)
 }
 
+func TestAfter_ADependantThatIsCancelled_WaitsForNothingAnyMore(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	blocker := enqueue(t, db.Pool, "echo")
+	dependant, other := enqueue(t, db.Pool, "echo", after(blocker)), enqueue(t, db.Pool, "echo", after(blocker))
+	exec(t, db.Pool, "select pgtick.cancel($1)", dependant)
+	require.Equal(t, []int64{other}, all[int64](t, db.Pool, "select job_id from pgtick.job_links"))
+}
+
 func TestAfter_Retry_OutsideReadCommitted_IsRefused(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
