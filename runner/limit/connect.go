@@ -120,6 +120,9 @@ func parse(address string) (o *redis.UniversalOptions, paths map[string]string, 
 	if u.Scheme == "unix" && u.Host != "" {
 		return nil, nil, &URLError{"names a host before the socket's path: write unix:///path/to/socket, or unix://user:password@/path/to/socket with special characters of the password as %XX"}
 	}
+	if u.Scheme == "unix" && strings.Contains(u.EscapedPath(), "@") { // the rest of a password, perhaps: it would be shown as the socket's path
+		return nil, nil, &URLError{"has an @ behind the first slash: write it as %40; " + remedy}
+	}
 	if u.Fragment != "" {
 		return nil, nil, &URLError{"has a # in it: write it as %23; " + remedy}
 	}

@@ -18,7 +18,7 @@ const planted = "hunter2"
 
 // FuzzRedisURL pastes a password as it is, with all its special characters, into a URL: no error repeats it, and what is read takes it for nothing else.
 func FuzzRedisURL(f *testing.F) {
-	for _, seed := range [][3]string{{"", "", ""}, {"47?", "", ""}, {"47/", "", ""}, {"47/", "?", ""}, {"47?", "=x", ""}, {"a@", "", ""}, {"#", "", ""}, {"@", "#", ""}, {"%", "zz", ""}, {"", "", "?db=x"}, {"", "", "?protocol=9"}, {"", "", "?nope=1"}, {"", "", "?addr=b:1&addr=c:2"}, {"", "", "?master_name=m"}, {" ", "\x00", ""}, {"47?db=", "", ""}, {"47?client_name=", "", ""}} {
+	for _, seed := range [][3]string{{"", "", ""}, {"47?", "", ""}, {"47/", "", ""}, {"47/", "?", ""}, {"47?", "=x", ""}, {"a@", "", ""}, {"@/", "", ""}, {"#", "", ""}, {"@", "#", ""}, {"%", "zz", ""}, {"", "", "?db=x"}, {"", "", "?protocol=9"}, {"", "", "?nope=1"}, {"", "", "?addr=b:1&addr=c:2"}, {"", "", "?master_name=m"}, {" ", "\x00", ""}, {"47?db=", "", ""}, {"47?client_name=", "", ""}} {
 		f.Add(seed[0], seed[1], seed[2])
 	}
 	f.Fuzz(func(t *testing.T, before, after, end string) {

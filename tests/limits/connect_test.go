@@ -58,6 +58,7 @@ func TestConnect_ToAnAddressThatIsNone_SaysHowToWriteIt_WithoutThePassword(t *te
 		"only host and port":      {"localhost:6379", "redis://user:password@host:6379/0"},
 		"http":                    {"http://:hunter2@host:6379", "redis://, rediss:// or unix://"},
 		"a slash in the password": {"redis://:hunter2/x@host:6379", "special characters of the password as %XX"},
+		"of a socket, so too":     {"unix://u:@/hunter2@/run/redis.sock", "an @ behind the first slash"},
 		"a bad port":              {"redis://:hunter2@host:sixthousand", "redis://user:password@host:6379/0"},
 		"no host":                 {"redis://:hunter2@", "names no host"},
 		"a database by name":      {"redis://:hunter2@host/main", "the database is a number"},
@@ -85,6 +86,8 @@ func TestConnect_KnowsSingleServersClustersAndSentinels(t *testing.T) {
 
 	socket := connect(t, "unix:///run/redis/redis.sock?db=2").(*redis.Client).Options()
 	require.Equal(t, []any{"unix", "/run/redis/redis.sock", 2}, []any{socket.Network, socket.Addr, socket.DB})
+
+	require.Equal(t, "/run/re@is.sock", connect(t, "unix://ann:p%40@/run/re%40is.sock").(*redis.Client).Options().Addr)
 
 	cluster := connect(t, "redis://:p@one:1?addr=two:2&addr=three:3").(*redis.ClusterClient).Options()
 	require.Equal(t, []string{"one:1", "two:2", "three:3"}, cluster.Addrs)
