@@ -19,7 +19,7 @@ func TestMaxRunning_WhateverIsDoneInTurn_PlacesAreOfThoseThatRun(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
-			m := &placesModel{T: t, db: db, random: rand.New(rand.NewPCG(seed, 1)), runners: []runner{register(t, db.Pool), register(t, db.Pool)}} //nolint:gosec // it repeats a run
+			m := &placesModel{T: t, db: db, random: rand.New(rand.NewPCG(seed, 1)), runners: []runner{register(t, db.Pool), register(t, db.Pool)}}
 			for range 150 {
 				m.step()
 				m.check()
