@@ -63,7 +63,6 @@ func TestFinish_ABatchThatIsPartlyLost_EachOtherJobHasItsOwn(t *testing.T) {
 	require.Equal(t, []string{"refused", "accepted", "accepted"},
 		r.finish(t, db.Pool, stale.is("done").with("0"), c[1].is("failed").because("e1"), c[2].is("done").with("2")))
 	require.Equal(t, []string{"running", "failed e1", "done 2"}, all[string](t, db.Pool,
-
 		"select concat_ws(' ', j.state, (select a.error ->> 'message' from pgtick.attempts as a where a.job_id = j.id), j.result) from pgtick.jobs as j order by j.id"))
 }
 

@@ -252,3 +252,19 @@ func TestTimeout_OfAClaimThatItsWorkerForgot_UpkeepTakesIt(t *testing.T) {
 	require.Equal(t, []string{"refused", "accepted"}, r.finish(t, db.Pool, c.is("done"), named.is("done")))
 	require.Empty(t, all[string](t, db.Pool, "select concat_ws(' ', what, evidence) from pgtick.health where what = 'upkeep'"))
 }
+
+// What a runner held that has left is no attempt, however long ago it began: upkeep leaves it to rescue.
+func TestTimeout_OfARunnerThatHasLeft_UpkeepTakesNothing(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := heldFor(t, db, "")
+	unlock := lockJob(t, db, c.ID)
+	exec(t, db.Pool, "select pgtick.leave($1)", r.id)
+	pgtest.Advance(t, db, timeout+lease)
+	unlock()
+	exec(t, db.Pool, "select pgtick.maintain()")
+	require.Equal(t, "running 1", stateOf(t, db, c.ID))
+	require.Equal(t, 1, rescue(t, db))
+	require.Equal(t, "ready 0", stateOf(t, db, c.ID))
+	require.Empty(t, attemptsOf(t, db, c.ID))
+}

@@ -231,7 +231,7 @@ func TestBatch_TheLastTwoEndAtOnce_NothingIsMissed(t *testing.T) {
 	clean(t, db)
 }
 
-// Whoever enqueues a job to wait for the callback has it locked.
+// Somebody has the callback's row locked just then: the batch does not end past it.
 func TestBatch_ACallbackThatIsLockedAtTheEnd_IsSeenToByRescue(t *testing.T) {
 	t.Parallel()
 	for outcome, want := range map[string]string{"done": "ready", "failed": "cancelled"} {
