@@ -95,3 +95,145 @@ func TestRate_HoldBack_BadInput_IsRefused(t *testing.T) {
 	}
 	r.finish(t, db.Pool, c, "done")
 }
+
+// put is a claim that hold_back is to put off, and the time at which its rate was set, as the runner knows it.
+type put struct {
+	claim
+	setAt time.Time
+}
+
+func holdBack(t *testing.T, q asker, r runner, at time.Time, puts ...put) int {
+	t.Helper()
+	var ids, fences []int64
+	var setAt []time.Time
+	for _, p := range puts {
+		ids, fences, setAt = append(ids, p.id), append(fences, p.fence), append(setAt, p.setAt)
+	}
+	n := len(puts)
+	return one[int](t, q, "select pgtick.hold_back($1, $2, $3, array_fill($4::timestamptz, array[$5::int]), array_fill('mark'::text, array[$5::int]), $6)", r.id, ids, fences, at, n, setAt)
+}
+
+// kept is when jobs run, and what is kept for them.
+func kept(t *testing.T, q asker, ids ...int64) []string {
+	t.Helper()
+	return all[string](t, q, "select concat_ws(' ', to_char(j.run_at at time zone 'UTC', 'HH24:MI:SS'), j.reservation, j.runner_id) from pgtick.live_jobs as j where j.id = any ($1) order by j.id", ids)
+}
+
+// A time counts only where it was given by the rate that this job's task has now.
+func TestRate_HoldBack_KeepsNoTimeOfARateThatHasChanged(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	now := time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC)
+	pgtest.SetNow(t, db, now)
+	exec(t, db.Pool, "select pgtick.set_limit(t, 10) from unnest('{limited,other,echo}'::text[]) as t")
+	r := register(t, db.Pool)
+	for _, task := range []string{"limited", "limited", "other", "echo"} {
+		enqueue(t, db.Pool, task)
+	}
+	c := r.claim(t, db.Pool, 10)
+	pgtest.SetNow(t, db, now.Add(10*time.Second))
+	limit(t, db.Pool, "20, p_per_key => true")
+	exec(t, db.Pool, "select pgtick.set_limit('other', 20)")
+	pgtest.SetNow(t, db, now)
+	exec(t, db.Pool, "select pgtick.set_limit('echo', p_max_running => 20)") // at the same instant, and no rate any more
+	pgtest.SetNow(t, db, now.Add(10*time.Second))
+	require.Equal(t, 4, holdBack(t, db.Pool, r, now.Add(time.Hour), put{c[0], now}, put{c[1], now.Add(time.Second)}, put{c[2], now}, put{c[3], now}))
+	require.Equal(t, []string{"13:00:00 mark", "12:00:11", "12:00:11", "12:00:11"}, kept(t, db.Pool, idsOf(c)...))
+}
+
+func TestRate_HoldBack_PassesOverWhatIsNotItsOwn(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	now := time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC)
+	pgtest.SetNow(t, db, now)
+	limit(t, db.Pool, "10")
+	r, another := register(t, db.Pool), register(t, db.Pool)
+	several(t, db.Pool, 3)
+	c := r.claim(t, db.Pool, 3)
+	before := kept(t, db.Pool, idsOf(c)...)
+	require.Zero(t, holdBack(t, db.Pool, another, now.Add(time.Hour), put{c[0], now}))
+	require.Zero(t, holdBack(t, db.Pool, r, now.Add(time.Hour), put{claim{c[0].id, c[0].fence + 1}, now}))
+	require.Equal(t, before, kept(t, db.Pool, idsOf(c)...))
+
+	lockJob(t, db, c[0].id)
+	require.Equal(t, 1, holdBack(t, impatient(t, db), r, now.Add(time.Hour), put{c[0], now}, put{c[1], now}))
+	before[1] = "13:00:00 mark"
+	require.Equal(t, before, kept(t, db.Pool, idsOf(c)...))
+}
+
+// Of a change that has not committed nobody knows: the job asks again in a second, and nobody waits.
+func TestRate_HoldBack_BesideAChangeThatIsOpen_KeepsNoTime(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	now := time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC)
+	pgtest.SetNow(t, db, now)
+	limit(t, db.Pool, "10")
+	r := register(t, db.Pool)
+	several(t, db.Pool, 1)
+	c := r.claim(t, db.Pool, 1)
+	changing := session(t, db)
+	exec(t, changing, "begin")
+	limit(t, changing, "20")
+	require.Equal(t, 1, holdBack(t, impatient(t, db), r, now.Add(time.Hour), put{c[0], now}))
+	require.Equal(t, []string{"12:00:01"}, kept(t, db.Pool, c[0].id))
+	exec(t, changing, "commit")
+}
+
+// A change waits for who is just putting jobs off by the old rate, and then finds them; what concerns other tasks waits for nobody.
+func TestRate_AChangeBesideAnOpenHoldBack_GivesUpWhatItKeeps(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	now := time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC)
+	pgtest.SetNow(t, db, now)
+	limit(t, db.Pool, "10")
+	pgtest.SetNow(t, db, now.Add(time.Second))
+	exec(t, db.Pool, "select pgtick.set_limit('other', 10)")
+	r := register(t, db.Pool)
+	several(t, db.Pool, 1)
+	c := r.claim(t, db.Pool, 1)
+	holding, changing := session(t, db), session(t, db)
+	exec(t, holding, "begin")
+	require.Equal(t, 1, holdBack(t, holding, r, now.Add(time.Hour), put{c[0], now}))
+	exec(t, impatient(t, db), "select pgtick.set_limit('other', 11)")
+	ended := inBackground(t, changing, "select pgtick.set_limit('limited', 20)")
+	awaitLock(t, db, changing)
+	exec(t, holding, "commit")
+	require.NoError(t, <-ended)
+	require.Equal(t, []string{"12:00:01"}, kept(t, db.Pool, c[0].id))
+}
+
+// What another session has in its hands keeps its time, and holds nobody up; where nothing was kept, nobody is woken.
+func TestRate_AChange_WaitsForNoJob_AndWakesForNothing(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	now := time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC)
+	pgtest.SetNow(t, db, now)
+	limit(t, db.Pool, "10")
+	r := register(t, db.Pool)
+	several(t, db.Pool, 2)
+	c := r.claim(t, db.Pool, 2)
+	r.asleep(t, db)
+	ear := listen(t, db)
+	limit(t, db.Pool, "11")
+	require.Empty(t, ear.heard(t))
+	require.Equal(t, 2, holdBack(t, db.Pool, r, now.Add(time.Hour), put{c[0], now}, put{c[1], now}))
+	lockJob(t, db, c[0].id)
+	limit(t, impatient(t, db), "12")
+	require.Equal(t, []string{"13:00:00 mark", "12:00:00"}, kept(t, db.Pool, idsOf(c)...))
+}
+
+// The runners keep a rate together, so they are told when one of them has to do it without Redis, or again with it.
+func TestSayLimits_TellsAllRunners_WhenItChanges(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, another := register(t, db.Pool), register(t, db.Pool)
+	told := listenTo(t, db, "pgtick_limits")
+	say := func(local string) []string {
+		exec(t, db.Pool, "select pgtick.say_limits($1, $2::boolean)", r.id, local)
+		return told.heard(t)
+	}
+	require.Equal(t, []string{""}, say("true"))
+	require.Equal(t, []string{}, say("true"))
+	require.Equal(t, []string{""}, say("false"))
+	require.Nil(t, one[*bool](t, db.Pool, "select limits_local from pgtick.runner_leases where id = $1", another.id), "it has said nothing")
+}

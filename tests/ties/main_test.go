@@ -216,23 +216,30 @@ func clean(t *testing.T, db *pgtest.DB) {
 		union all select format('batch %s', b) from pgtick.batch_defs as b where b.finished_at is null`))
 }
 
-// ear hears the notifications of the channel that wakes runners.
+// ear hears the notifications of a channel.
 type ear struct {
-	conn *pgx.Conn
-	db   *pgtest.DB
+	conn    *pgx.Conn
+	db      *pgtest.DB
+	channel string
 }
 
+// listen hears the channel that wakes runners.
 func listen(t *testing.T, db *pgtest.DB) ear {
 	t.Helper()
-	e := ear{session(t, db), db}
-	exec(t, e.conn, "listen pgtick")
+	return listenTo(t, db, "pgtick")
+}
+
+func listenTo(t *testing.T, db *pgtest.DB, channel string) ear {
+	t.Helper()
+	e := ear{session(t, db), db, channel}
+	exec(t, e.conn, "listen "+channel)
 	return e
 }
 
 // heard returns what was notified since the last call. Notifications come in the order of the commits: one of our own marks the end.
 func (e ear) heard(t *testing.T) []string {
 	t.Helper()
-	exec(t, e.db.Pool, "select pg_notify('pgtick', 'the end')")
+	exec(t, e.db.Pool, "select pg_notify($1, 'the end')", e.channel)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	payloads := []string{}
