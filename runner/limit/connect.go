@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"regexp"
@@ -48,8 +47,8 @@ func ConnectTrusting(address string, roots *x509.CertPool) (redis.UniversalClien
 		if err := secure(o.TLSConfig, paths, roots); err != nil {
 			return nil, err
 		}
-		o.Dialer = dialer(o.TLSConfig)
 	}
+	o.Dialer = dialer(o.TLSConfig)
 	// The context's deadline counts, for a batch as for a probe. One repetition, at once, for a connection that the server has closed meanwhile. All else
 	// is up to the limiter, which knows when to try again.
 	o.ContextTimeoutEnabled = true
@@ -85,23 +84,6 @@ func secure(c *tls.Config, paths map[string]string, roots *x509.CertPool) error 
 	}
 	c.Certificates = []tls.Certificate{own}
 	return nil
-}
-
-// dialer is what go-redis would do, but that the handshake ends with the context, too, and that its errors are told apart from others.
-func dialer(c *tls.Config) func(ctx context.Context, network, address string) (net.Conn, error) {
-	plain := &net.Dialer{Timeout: dialing}
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := plain.DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		secured := tls.Client(conn, c)
-		if err := secured.HandshakeContext(ctx); err != nil {
-			_ = conn.Close()
-			return nil, &handshakeError{err}
-		}
-		return secured, nil
-	}
 }
 
 // parse lets go-redis read the URL, but not speak: its errors may repeat what stood in it. paths are the files that it names.

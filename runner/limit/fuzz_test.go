@@ -90,7 +90,8 @@ func FuzzToken(f *testing.F) {
 // FuzzRedisWire has a Redis answer with any bytes. No decision fails for it, nor waits for longer than it may.
 func FuzzRedisWire(f *testing.F) {
 	for _, seed := range []string{"", ":0\r\n", ":-9\r\n", "*2\r\n:5\r\n$3\r\na:1\r\n", "-NOSCRIPT x\r\n", "-ERR x\r\n", "$-1\r\n", "*-1\r\n", "$99999999\r\nx", "*99999999\r\n", "%1\r\n+a\r\n+b\r\n", "+OK\r\n:0\r\n:0\r\n", "_\r\n", ",nan\r\n", "(9999999999999999999999\r\n", ">2\r\n+x\r\n+y\r\n:0\r\n",
-		"#t\r\n", "=5\r\ntxt:a\r\n", "|1\r\n+a\r\n+b\r\n:0\r\n", "*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n", strings.Repeat("*1\r\n", 2000)} {
+		"#t\r\n", "=5\r\ntxt:a\r\n", "|1\r\n+a\r\n+b\r\n:0\r\n", "*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n", strings.Repeat("*1\r\n", 2000),
+		"!500000000000\r\n\n", "$9223372036854775807\r\n", "*500000000000\r\n", "%500000000000\r\n", strings.Repeat("*1000000\r\n", 200), "$000000000000000000000000000000000000500000000000\r\n"} {
 		f.Add([]byte(seed))
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

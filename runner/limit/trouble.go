@@ -52,8 +52,10 @@ func explain(err error) error {
 }
 
 func remedyFor(err error) string {
-	handshake, reply, operation := new(handshakeError), redis.Error(nil), new(net.OpError)
+	handshake, answer, reply, operation := new(handshakeError), new(answerError), redis.Error(nil), new(net.OpError)
 	switch {
+	case errors.As(err, &answer):
+		return "is there something else at this port?"
 	case errors.As(err, &handshake):
 		return handshake.remedy()
 	case redis.IsMaxClientsError(err):

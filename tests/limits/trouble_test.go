@@ -3,6 +3,7 @@ package limits
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 	"testing"
@@ -131,6 +132,45 @@ func TestTrouble_OfAnAddressThatIsNotQuiteRight_SaysWhatToWrite(t *testing.T) {
 			l := open(t, &pgtest.RedisServer{URL: c.address}, patient)
 			l.saysOnce(c.words...)
 		})
+	}
+}
+
+// Something answers that is no Redis, or a broken one: with a length that nobody's memory has, it must not take the runner with it.
+func TestTrouble_OfAnAnswerThatCannotBe_IsSaidOnce_AndEndsNothing(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]string{
+		"a text": "$500000000000\r\n", "an error": "!9223372036854775807\r\n", "a list": "*500000000000\r\n", "a map": "%500000000000\r\n", "lists in lists": strings.Repeat("*1000000\r\n", 100000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = listener.Close() })
+			go answerAll(listener, answer)
+			l := open(t, &pgtest.RedisServer{URL: "redis://" + listener.Addr().String()}, patient)
+			l.saysOnce("an answer that no Redis would give", "is there something else at this port?")
+		})
+	}
+}
+
+// answerAll gives one answer to whatever is asked.
+func answerAll(listener net.Listener, answer string) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer func() { _ = conn.Close() }()
+			for request := make([]byte, 4096); ; {
+				if _, err := conn.Read(request); err != nil {
+					return
+				}
+				if _, err := conn.Write([]byte(answer)); err != nil {
+					return
+				}
+			}
+		}()
 	}
 }
 
