@@ -65,8 +65,10 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 declare
-  v_gates constant text[] := array(select g.value from jsonb_array_elements_text(case when jsonb_typeof(p_defaults -> 'gates') = 'array' then p_defaults -> 'gates' end) as g(value));
+  v_given constant jsonb := nullif(p_defaults -> 'gates', 'null');
+  v_gates constant text[] := array(select g.value from jsonb_array_elements_text(case when jsonb_typeof(v_given) = 'array' then v_given end) as g(value));
 begin
+  if jsonb_typeof(v_given) <> 'array' then perform pgtick.invalid('gates', v_given::text, 'a list of names of pgtick.gates'); end if;
   if v_gates = '{}' and (p_defaults ->> 'most_rows') is null then
     delete from pgtick.task_rules as r where r.task = p_task and r.declared;
   else

@@ -103,6 +103,28 @@ func TestRequest_OfATaskThatIsNotAllowed_IsRefused(t *testing.T) {
 	require.Equal(t, []string{"allow_task", "disallow_task"}, all[string](t, db.Pool, "select action from pgtick.audit where subject = 'report.make' order by id"))
 }
 
+// A user's quota for a task is not used up by others, nor by other tasks; and to disallow one is to disallow no other.
+func TestRequest_QuotaAndPermission_AreOfTheirOwnUserAndTask(t *testing.T) {
+	t.Parallel()
+	db := newProject(t)
+	pgtest.SetNow(t, db, time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC))
+	do(t, db.Pool, "select pgtick.allow_task('report.make', 2, '1 hour'), pgtick.allow_task('other', 2, '1 hour')")
+	anns, bens := asUser(t, db, ann), asUser(t, db, ben)
+	asked(t, anns, "report.make", "{}")
+	asked(t, anns, "report.make", "{}")
+	pgtest.Advance(t, db, 50*time.Minute)
+	for range 2 {
+		asked(t, bens, "report.make", "{}")
+		asked(t, anns, "other", "{}")
+	}
+	pgtest.Advance(t, db, 10*time.Minute)
+	asked(t, anns, "report.make", "{}")
+	refused(t, bens, "TK026", ask, "report.make", "{}")
+	refused(t, anns, "TK026", ask, "other", "{}")
+	do(t, db.Pool, "select pgtick.disallow_task('other')")
+	asked(t, anns, "report.make", "{}")
+}
+
 func TestRequest_BeyondTheQuota_IsRefused_UntilThePeriodFreesAPlace(t *testing.T) {
 	t.Parallel()
 	db := newProject(t)

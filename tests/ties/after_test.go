@@ -409,3 +409,30 @@ func TestAfter_BadInput_IsRefused(t *testing.T) {
 	require.Equal(t, 1, one[int](t, db.Pool, "select count(*) from pgtick.jobs"))
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.sequences"))
 }
+
+// Also of a job that is more than a task and its arguments.
+func TestEnqueue_OfATiedJobThatNothingBlocks_WakesASleeper(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	sleeper, ear := register(t, db.Pool), listen(t, db)
+	sleeper.asleep(t, db)
+	for _, settings := range []string{keyed("x"), "p_unique_key => 'u'", inSequence, `p_trace_context => '{"traceparent": "00-1"}'`} {
+		enqueue(t, db.Pool, "echo", settings)
+		require.Equal(t, []string{"default"}, ear.heard(t), settings)
+	}
+	enqueue(t, db.Pool, "echo", inSequence)
+	require.Empty(t, ear.heard(t), "it waits for its turn")
+}
+
+// A key that is counted from elsewhere would be another job's.
+func TestEnqueueMany_KeysThatAreNoPlainList_AreRefused(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	for _, field := range []string{"unique_keys", "limit_keys", "sequence_keys"} {
+		for _, keys := range []string{"'[0:1]={a,b}'", "'{{a,b}}'", "'{{a},{b}}'", "'{a}'", "'{a,null}'", "'{a,b,c}'"} {
+			pg := refused(t, db.Pool, "TK000", "select pgtick.enqueue_many('echo', array_fill('{}'::jsonb, '{2}'), p_"+field+" => "+keys+"::text[])")
+			require.Contains(t, pg.Message, field, keys)
+		}
+	}
+	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.live_jobs"))
+}

@@ -341,3 +341,34 @@ func TestBatch_AJobThatWaitsForWhatHasNothingToDoWithIt_IsNoLoop(t *testing.T) {
 	member := enqueue(t, db.Pool, "member", inBatch(one[int64](t, db.Pool, "select pgtick.create_batch('callback')")), after(elsewhere))
 	require.Equal(t, "ready after after", state(t, db.Pool, member))
 }
+
+// Each of two that end the last two jobs at once would still see the other's: they take turns, or leave it to rescue(), which need not look at
+// everything for that.
+func TestBatch_WhoseLastTwoJobsEndAtOnce_Ends(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	_, callback, _ := batch(t, db, 2, "")
+	rescue(t, db.Pool) // it was noted, in case that no job came
+	c := r.claim(t, db.Pool, 2, "member")
+	first, second := session(t, db), session(t, db)
+	exec(t, first, "begin")
+	r.finish(t, first, c[0], "done")
+	ended := inBackground(t, second, "select pgtick.finish($1, array[$2::bigint], array[$3::bigint], '{done}')", r.id, c[1].id, c[1].fence)
+	hasEnded := false
+	require.Eventually(t, func() bool {
+		select {
+		case err := <-ended: // it waits for no longer than a tenth of a second
+			hasEnded = true
+			require.NoError(t, err)
+		default:
+		}
+		return hasEnded || one[bool](t, db.Pool, "select exists (select from pg_stat_activity where pid = $1 and wait_event_type = 'Lock')", second.PgConn().PID())
+	}, patience, time.Millisecond)
+	exec(t, first, "commit")
+	if !hasEnded {
+		require.NoError(t, <-ended)
+	}
+	rescue(t, db.Pool)
+	r.take(t, db.Pool, callback)
+}

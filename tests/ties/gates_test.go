@@ -1,8 +1,10 @@
 package ties
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -140,7 +142,9 @@ func TestGate_BadInput_IsRefused(t *testing.T) {
 		"task": "set_gates('', '{fine}')"} {
 		require.Contains(t, refused(t, db.Pool, "TK000", "select pgtick."+call).Message, field)
 	}
-	require.Contains(t, refused(t, db.Pool, "TK000", `select pgtick.declare_task('echo', '{"gates": ["missing"]}')`).Message, "missing")
+	for _, gates := range []string{`["missing"]`, `"missing"`, `{"missing": 1}`, `7`, `[null]`} {
+		require.Contains(t, refused(t, db.Pool, "TK000", "select pgtick.declare_task('echo', jsonb_build_object('gates', $1::jsonb))", gates).Message, "gates ")
+	}
 	require.Equal(t, []string{"fine"}, all[string](t, db.Pool, "select name from pgtick.gates where name not like 'credits:%'"))
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.task_rules where task = 'echo'"))
 }
@@ -159,4 +163,59 @@ func TestGate_WhatIsSetByHand_GoesBeforeWhatCodeDeclares(t *testing.T) {
 	exec(t, db.Pool, "select pgtick.set_gates('echo', '{b}')")
 	require.Equal(t, "{b} f", declare(code))
 	require.Equal(t, "{b} f", declare("{}"))
+}
+
+// What is as it was stays as it was written, so that nobody is told; and what is declared of one task is no other's.
+func TestGate_OfADeclaration_ComesChangesAndGoes(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pgtest.SetNow(t, db, time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC))
+	exec(t, db.Pool, "select pgtick.allow_gate('a', 'select 1 where false'), pgtick.allow_gate('b', 'select 1 where false')")
+	declare(t, db.Pool, "other", `{"gates": ["a", "b"], "most_rows": 7}`)
+	told := listenTo(t, db, "pgtick_limits")
+	for _, step := range []struct {
+		defaults string
+		want     []string
+	}{
+		{`{"gates": ["a"]}`, []string{"echo {a} by code at :00"}},
+		{`{"gates": ["a"]}`, []string{"echo {a} by code at :00"}},
+		{`{"gates": ["b"]}`, []string{"echo {b} by code at :02"}},
+		{`{"gates": ["b"], "most_rows": 5}`, []string{"echo {b} 5 by code at :03"}},
+		{`{"gates": null, "most_rows": 6}`, []string{"echo {} 6 by code at :04"}},
+		{`{"most_rows": 6}`, []string{"echo {} 6 by code at :04"}},
+		{`{"most_rows": null}`, nil},
+		{`{"most_rows": 8}`, []string{"echo {} 8 by code at :07"}},
+	} {
+		before := rulesOf(t, db.Pool)
+		declare(t, db.Pool, "echo", step.defaults)
+		require.Equal(t, append(step.want, "other {a,b} 7 by code at :00"), rulesOf(t, db.Pool), step.defaults)
+		if heard := told.heard(t); len(step.want) > 0 { // (who goes back to none hears of it within a minute)
+			require.Equal(t, !slices.Equal(before, rulesOf(t, db.Pool)), slices.Equal(heard, []string{"echo"}), "%s: %s", step.defaults, heard)
+		}
+		pgtest.Advance(t, db, time.Minute)
+	}
+	exec(t, db.Pool, "select pgtick.set_gates('echo', p_most_rows => 8)")
+	require.Equal(t, []string{"echo {} 8 by hand at :08", "other {a,b} 7 by code at :00"}, rulesOf(t, db.Pool), "the same, and by hand from now on")
+	declare(t, db.Pool, "echo", `{"most_rows": 9}`)
+	require.Equal(t, "echo {} 8 by hand at :08", rulesOf(t, db.Pool)[0])
+}
+
+func rulesOf(t *testing.T, q asker) []string {
+	t.Helper()
+	return all[string](t, q, `select concat_ws(' ', r.task, r.gates, r.most_rows, case when r.declared then 'by code' else 'by hand' end, 'at :' || to_char(r.set_at at time zone 'UTC', 'MI'))
+		from pgtick.task_rules as r where r.task in ('echo', 'other') order by r.task`)
+}
+
+// pgtick's own rows are not the task's: what it enqueues and notes counts for nothing.
+func TestMostRows_CountsTheTasksRowsAlone(t *testing.T) {
+	t.Parallel()
+	db, _, c := gated(t)
+	exec(t, db.Pool, "select pgtick.set_gates('echo', p_most_rows => 2)")
+	task := session(t, db)
+	exec(t, task, "begin")
+	exec(t, task, "select pgtick.watch_rows()")
+	exec(t, task, "select pgtick.enqueue('other') from generate_series(1, 10)")
+	exec(t, task, "insert into public.accounts values ('bob', 1), ('cat', 1)")
+	exec(t, task, "select pgtick.check_claim($1, $2)", c.id, c.fence)
+	exec(t, task, "commit")
 }

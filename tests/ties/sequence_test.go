@@ -537,3 +537,31 @@ func TestSequence_ALockedSuccessor_IsFreedByRescue(t *testing.T) {
 	exec(t, db.Pool, "select pgtick.cancel($1)", stranger)
 	clean(t, db)
 }
+
+// Jobs of others lie between its own, and jobs of its own before the one that has stopped it.
+func TestSequence_Resume_IsOfItsKeyAlone_AndGoesPastAllThatStopIt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	in := func(key string) int64 { return enqueue(t, db.Pool, "echo", "p_sequence_key => '"+key+"'") }
+	a1, b1, a2, b2, a3, b3 := in("a"), in("b"), in("a"), in("b"), in("a"), in("b")
+	stops := func() []string {
+		return all[string](t, db.Pool, "select s.key || ' ' || s.stops::text from pgtick.sequences as s where s.stops is not null order by s.key")
+	}
+	for _, id := range []int64{a2, b1, b2} {
+		require.Equal(t, "cancelled", one[string](t, db.Pool, "select pgtick.cancel($1)", id))
+	}
+	require.Equal(t, []string{fmt.Sprintf("a {%d}", a2), fmt.Sprintf("b {%d,%d}", b1, b2)}, stops())
+	exec(t, db.Pool, "select pgtick.resume_sequence('b')")
+	require.Equal(t, []string{fmt.Sprintf("a {%d}", a2)}, stops())
+	require.Equal(t, "ready", state(t, db.Pool, b3))
+	exec(t, db.Pool, "select pgtick.resume_sequence('a')")
+	require.Empty(t, stops())
+	require.Equal(t, []string{"ready", "ready after sequence"}, states(t, db.Pool, a1, a3))
+	require.Equal(t, []string{"b", "a"}, all[string](t, db.Pool, "select subject from pgtick.audit where action = 'resume_sequence' order by id"))
+	for _, c := range r.claim(t, db.Pool, 10) {
+		r.finish(t, db.Pool, c, "done")
+	}
+	r.do(t, db.Pool, a3, "done")
+	clean(t, db)
+}

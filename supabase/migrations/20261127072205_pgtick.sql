@@ -9174,8 +9174,10 @@ language plpgsql volatile parallel unsafe
 set search_path = ''
 as $$
 declare
-  v_gates constant text[] := array(select g.value from jsonb_array_elements_text(case when jsonb_typeof(p_defaults -> 'gates') = 'array' then p_defaults -> 'gates' end) as g(value));
+  v_given constant jsonb := nullif(p_defaults -> 'gates', 'null');
+  v_gates constant text[] := array(select g.value from jsonb_array_elements_text(case when jsonb_typeof(v_given) = 'array' then v_given end) as g(value));
 begin
+  if jsonb_typeof(v_given) <> 'array' then perform pgtick.invalid('gates', v_given::text, 'a list of names of pgtick.gates'); end if;
   if v_gates = '{}' and (p_defaults ->> 'most_rows') is null then
     delete from pgtick.task_rules as r where r.task = p_task and r.declared;
   else
@@ -13684,7 +13686,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := '40c8f95b75938416f01426b6ebcff77955f1fff7ee0504fb9a1eb6863f6b8e91';
+  v_hash constant text := '97af88690a70cf4fb9939a669a0d9d508afaa825cf8546dc9c7f3af8071f1be8';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
