@@ -436,3 +436,19 @@ func TestEnqueueMany_KeysThatAreNoPlainList_AreRefused(t *testing.T) {
 	}
 	require.Zero(t, one[int](t, db.Pool, "select count(*) from pgtick.live_jobs"))
 }
+
+// One report does not do it all where very much waits for its job: rescue() goes on where it ended.
+func TestAfter_AFailureThatThousandsWaitFor_TakesThemAlongInParts(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	head := enqueue(t, db.Pool, "echo")
+	exec(t, db.Pool, "select pgtick.enqueue('other', p_after => array[$1::bigint]) from generate_series(1, 1999)", head)
+	last := enqueue(t, db.Pool, "other", after(enqueue(t, db.Pool, "other", after(head))))
+	r.finish(t, db.Pool, r.claim(t, db.Pool, 1, "echo")[0], "failed")
+	require.Equal(t, 2000, one[int](t, db.Pool, "select count(*) from pgtick.history where state = 'cancelled'"))
+	require.Equal(t, "ready after after", state(t, db.Pool, last))
+	rescue(t, db.Pool)
+	require.Equal(t, "cancelled", state(t, db.Pool, last))
+	clean(t, db)
+}
