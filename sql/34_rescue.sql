@@ -126,8 +126,8 @@ declare
     and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.timeouts'));   -- so that nobody waits for that row below
 begin
   if v_silent then
-    insert into pgtick.upkeep as u (what, done_at) values ('timeouts', p_now)
-    on conflict (what) do update set done_at = excluded.done_at where u.done_at < excluded.done_at;
+    insert into pgtick.upkeep (what, done_at) values ('timeouts', p_now)
+    on conflict (what) do update set done_at = excluded.done_at;
   end if;
   return pgtick.take_overdue(array(
     select r.id from pgtick.runner_leases as r

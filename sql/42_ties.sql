@@ -644,7 +644,7 @@ begin
       or exists (select from pgtick.sequences) or exists (select from pgtick.live_jobs as j where j.blocked_by = 'limit'))
     and pgtick.upkeep_due('ties', '1 minute') and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.ties'))
   then
-    insert into pgtick.upkeep as u (what, done_at) values ('ties', p_now) on conflict (what) do update set done_at = excluded.done_at where u.done_at < excluded.done_at;
+    insert into pgtick.upkeep (what, done_at) values ('ties', p_now) on conflict (what) do update set done_at = excluded.done_at;
     perform pgtick.sweep_blocked(p_now), pgtick.sweep_batches(p_now), pgtick.sweep_places(p_now), pgtick.sweep_sequences();
   end if;
 end

@@ -6252,8 +6252,8 @@ declare
     and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.timeouts'));   -- so that nobody waits for that row below
 begin
   if v_silent then
-    insert into pgtick.upkeep as u (what, done_at) values ('timeouts', p_now)
-    on conflict (what) do update set done_at = excluded.done_at where u.done_at < excluded.done_at;
+    insert into pgtick.upkeep (what, done_at) values ('timeouts', p_now)
+    on conflict (what) do update set done_at = excluded.done_at;
   end if;
   return pgtick.take_overdue(array(
     select r.id from pgtick.runner_leases as r
@@ -8179,7 +8179,7 @@ begin
       or exists (select from pgtick.sequences) or exists (select from pgtick.live_jobs as j where j.blocked_by = 'limit'))
     and pgtick.upkeep_due('ties', '1 minute') and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgtick.ties'))
   then
-    insert into pgtick.upkeep as u (what, done_at) values ('ties', p_now) on conflict (what) do update set done_at = excluded.done_at where u.done_at < excluded.done_at;
+    insert into pgtick.upkeep (what, done_at) values ('ties', p_now) on conflict (what) do update set done_at = excluded.done_at;
     perform pgtick.sweep_blocked(p_now), pgtick.sweep_batches(p_now), pgtick.sweep_places(p_now), pgtick.sweep_sequences();
   end if;
 end
@@ -13686,7 +13686,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := '97af88690a70cf4fb9939a669a0d9d508afaa825cf8546dc9c7f3af8071f1be8';
+  v_hash constant text := 'ce40bb15632bcd74ff40571d3f99f13c7ef2964a575c1f5c5d2be57c406a43e5';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
