@@ -292,3 +292,17 @@ func TestMaxRunning_ATaskThatIsFull_IsNotLookedFor_UntilAnEndWakes(t *testing.T)
 	r.finish(t, db.Pool, held[0], "done")
 	require.Equal(t, now, one[time.Time](t, db.Pool, "select pgtick.next_run_at($1)", r.id).UTC())
 }
+
+// A claim holds no more rows than it needs to choose from: what it does not take is there for others while it is open.
+func TestMaxRunning_ByKey_AnOpenClaim_LeavesTheRestToOthers(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	limit(t, db.Pool, oneForEach)
+	exec(t, db.Pool, "select pgtick.enqueue('limited', p_limit_key => n::text) from generate_series(1, 200) as n")
+	a, b := register(t, db.Pool), register(t, db.Pool)
+	open := session(t, db)
+	exec(t, open, "begin")
+	require.Len(t, a.claim(t, open, 1), 1)
+	require.Len(t, b.claim(t, impatient(t, db), 100), 100)
+	exec(t, open, "commit")
+}
