@@ -78,6 +78,23 @@ func TestRate_ThatIsChanged_GivesUpTheTimesKeptForIt_AndNoOther(t *testing.T) {
 	require.Contains(t, ear.heard(t), "default", "who slept until the time that was kept looks now")
 }
 
+// Whichever of the three it is that changes.
+func TestRate_WhosePeriodOrBurstAloneIsChanged_GivesUpTheTimesKeptForIt(t *testing.T) {
+	t.Parallel()
+	for _, changed := range []string{"11, '2 seconds', 5", "10, '3 seconds', 5", "10, '2 seconds', 6"} {
+		db := pgtest.New(t)
+		now := time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC)
+		pgtest.SetNow(t, db, now)
+		limit(t, db.Pool, "10, '2 seconds', 5")
+		r := register(t, db.Pool)
+		several(t, db.Pool, 1)
+		c := r.claim(t, db.Pool, 1)
+		require.Equal(t, 1, holdBack(t, db.Pool, r, now.Add(time.Hour), put{c[0], now}))
+		limit(t, db.Pool, changed)
+		require.Equal(t, []string{"12:00:00"}, kept(t, db.Pool, c[0].id), changed)
+	}
+}
+
 func TestRate_HoldBack_BadInput_IsRefused(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

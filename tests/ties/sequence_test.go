@@ -544,24 +544,43 @@ func TestSequence_Resume_IsOfItsKeyAlone_AndGoesPastAllThatStopIt(t *testing.T) 
 	db := pgtest.New(t)
 	r := register(t, db.Pool)
 	in := func(key string) int64 { return enqueue(t, db.Pool, "echo", "p_sequence_key => '"+key+"'") }
-	a1, b1, a2, b2, a3, b3 := in("a"), in("b"), in("a"), in("b"), in("a"), in("b")
+	a1, z1, between, z2, z3, a2, a3, y1, y2, y3 := in("a"), in("z"), enqueue(t, db.Pool, "echo"), in("z"), in("z"), in("a"), in("a"), in("y"), in("y"), in("y")
 	stops := func() []string {
 		return all[string](t, db.Pool, "select s.key || ' ' || s.stops::text from pgtick.sequences as s where s.stops is not null order by s.key")
 	}
-	for _, id := range []int64{a2, b1, b2} {
+	for _, id := range []int64{z1, z2, a1, a2, y2} {
 		require.Equal(t, "cancelled", one[string](t, db.Pool, "select pgtick.cancel($1)", id))
 	}
-	require.Equal(t, []string{fmt.Sprintf("a {%d}", a2), fmt.Sprintf("b {%d,%d}", b1, b2)}, stops())
-	exec(t, db.Pool, "select pgtick.resume_sequence('b')")
-	require.Equal(t, []string{fmt.Sprintf("a {%d}", a2)}, stops())
-	require.Equal(t, "ready", state(t, db.Pool, b3))
+	stopped := []string{fmt.Sprintf("a {%d,%d}", a1, a2), fmt.Sprintf("y {%d}", y2), fmt.Sprintf("z {%d,%d}", z1, z2)}
+	require.Equal(t, stopped, stops())
+	exec(t, db.Pool, "select pgtick.resume_sequence('z')")
+	require.Equal(t, stopped[:2], stops())
+	require.Equal(t, []string{"ready", "ready after sequence"}, states(t, db.Pool, z3, a3))
+	exec(t, db.Pool, "select pgtick.resume_sequence('y')")
+	require.Equal(t, stopped[:1], stops())
+	require.Equal(t, []string{"ready", "ready after sequence"}, states(t, db.Pool, y1, y3))
 	exec(t, db.Pool, "select pgtick.resume_sequence('a')")
 	require.Empty(t, stops())
-	require.Equal(t, []string{"ready", "ready after sequence"}, states(t, db.Pool, a1, a3))
-	require.Equal(t, []string{"b", "a"}, all[string](t, db.Pool, "select subject from pgtick.audit where action = 'resume_sequence' order by id"))
-	for _, c := range r.claim(t, db.Pool, 10) {
+	require.Equal(t, []string{"z", "y", "a"}, all[string](t, db.Pool, "select subject from pgtick.audit where action = 'resume_sequence' order by id"))
+	claims := r.claim(t, db.Pool, 10)
+	require.ElementsMatch(t, []int64{between, z3, a3, y1}, idsOf(claims))
+	for _, c := range claims {
 		r.finish(t, db.Pool, c, "done")
 	}
-	r.do(t, db.Pool, a3, "done")
+	r.do(t, db.Pool, y3, "done")
 	clean(t, db)
+}
+
+// In one report with jobs of no sequence, and of others.
+func TestSequence_AFailureBesideOthers_StopsItsOwnAlone(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := register(t, db.Pool)
+	ids := sequence(t, db.Pool, 2)
+	other, behind := enqueue(t, db.Pool, "echo", "p_sequence_key => 'other'"), enqueue(t, db.Pool, "echo", "p_sequence_key => 'other'")
+	plain := enqueue(t, db.Pool, "echo")
+	enqueue(t, db.Pool, "echo", after(plain))
+	r.reportAll(t, db.Pool, r.claim(t, db.Pool, 10), map[int64]string{ids[0]: "failed", other: "done", plain: "failed"})
+	require.Equal(t, []string{"ready after sequence", "ready"}, states(t, db.Pool, ids[1], behind))
+	require.Equal(t, []string{"k"}, all[string](t, db.Pool, "select key from pgtick.sequence_stops"))
 }
