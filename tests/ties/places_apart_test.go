@@ -105,22 +105,29 @@ func TestMaxRunning_CancelOfAJobThatDoesNotRun_LeavesThePlacesAlone(t *testing.T
 }
 
 // A transaction that sees the state of its beginning cannot change a row that changes all the time; rescue() can.
-func TestMaxRunning_FinishInARepeatableRead_LeavesThePlaceToRescue(t *testing.T) {
+func TestMaxRunning_AnEndInARepeatableRead_LeavesThePlaceToRescue(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	limit(t, db.Pool, twoAtOnce)
-	r := register(t, db.Pool)
-	ids := several(t, db.Pool, 3)
-	first := r.claim(t, db.Pool, 1)
-	conn := session(t, db)
-	exec(t, conn, "begin isolation level repeatable read")
-	exec(t, conn, "select from pgtick.limit_places")
-	require.Equal(t, ids[1:2], idsOf(r.claim(t, db.Pool, 1)))
-	exec(t, conn, "select pgtick.finish_in_transaction($1, $2)", first[0].id, first[0].fence)
-	exec(t, conn, "commit")
-	require.Empty(t, r.claim(t, db.Pool, 1))
-	rescue(t, db.Pool)
-	require.Equal(t, ids[2:], idsOf(r.claim(t, db.Pool, 1)))
+	for name, end := range map[string]string{
+		"done": "select pgtick.finish_in_transaction($1, $2), $3::bigint", "an error": "select pgtick.finish($3, array[$1::bigint], array[$2::bigint], '{error}', p_retry_at => '{2999-01-01 00:00Z}')",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			limit(t, db.Pool, twoAtOnce)
+			r := register(t, db.Pool)
+			ids := several(t, db.Pool, 3)
+			first := r.claim(t, db.Pool, 1)
+			conn := session(t, db)
+			exec(t, conn, "begin isolation level repeatable read")
+			exec(t, conn, "select from pgtick.limit_places")
+			require.Equal(t, ids[1:2], idsOf(r.claim(t, db.Pool, 1)))
+			exec(t, conn, end, first[0].id, first[0].fence, r.id)
+			exec(t, conn, "commit")
+			require.Empty(t, r.claim(t, db.Pool, 1))
+			rescue(t, db.Pool)
+			require.Equal(t, ids[2:], idsOf(r.claim(t, db.Pool, 1)))
+		})
+	}
 }
 
 func TestMaxRunning_OfSuspects_ByARateAlone_NeedsNoPlace(t *testing.T) {
