@@ -192,7 +192,7 @@ func (a answer) words(key string) string {
 	if said == "" {
 		said = string(a.body)
 	}
-	said = strings.ToValidUTF8(said, "")                                         // first: what lies around a byte that goes may be the key
+	said = strings.ReplaceAll(strings.ToValidUTF8(said, ""), "\ufffd", "")       // first: what lies around a byte that goes may be the key
 	said = strings.Join(strings.Fields(strings.ReplaceAll(said, key, "…")), " ") // before it is cut: a part of the key would not be found
 	return strings.TrimSpace(fmt.Sprintf("%d %s", a.status, strings.ToValidUTF8(said[:min(len(said), 500)], "")))
 }
