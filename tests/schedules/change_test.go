@@ -189,3 +189,119 @@ func TestSchedule_WhereNamesAreCollected_AddsItsOwn(t *testing.T) {
 	require.JSONEq(t, `["b", "a"]`, *declared())
 	do(t, conn, "commit")
 }
+
+// rows are those of a schedule's slots, and what its jobs are.
+func rows(t *testing.T, db *pgtest.DB, name string) []string {
+	t.Helper()
+	return all[string](t, db, `select l::text from pgtick.slot_log as l join pgtick.schedule_defs as s on s.id = l.schedule_id where s.name = $1
+		union all select 'job ' || j.id from pgtick.live_jobs as j join pgtick.schedule_defs as s on s.id = j.schedule_id where s.name = $1 order by 1`, name)
+}
+
+// Of two schedules that have gone through the same, in slots one by one and in a range of them.
+func TestResume_WithCatchingUp_LeavesTheSlotsOfOthersAlone(t *testing.T) {
+	t.Parallel()
+	for _, until := range []string{"2026-03-01T10:06:00Z", "2026-03-03T10:00:30Z"} {
+		for _, catchUp := range []bool{true, false} {
+			db := newDB(t)
+			at(t, db, "2026-03-01T10:00:30Z")
+			for _, name := range []string{"a", "b", "c"} {
+				exec(t, db, "select pgtick.schedule($1, '* * * * *', 'noop', p_on_missed => 'all', p_catch_up_limit => 3), pgtick.pause_schedule($1)", name)
+			}
+			at(t, db, until)
+			tick(t, db)
+			a, c, before := rows(t, db, "a"), rows(t, db, "c"), countOf(t, db, "b", "caught_up")
+			require.NotEmpty(t, a)
+			require.Zero(t, before)
+			exec(t, db, "select pgtick.resume_schedule('b', $1)", catchUp)
+			require.Equal(t, a, rows(t, db, "a"))
+			require.Equal(t, c, rows(t, db, "c"))
+			require.Equal(t, map[bool]int{true: 3, false: 0}[catchUp], countOf(t, db, "b", "caught_up"))
+			require.Equal(t, map[bool]int{true: 3, false: 0}[catchUp], one[int](t, db, "select count(*) from pgtick.live_jobs"))
+			require.Equal(t, []string{"a paused", "b active", "c paused"}, all[string](t, db, "select name || ' ' || case when paused_at is null then 'active' else 'paused' end from pgtick.schedules order by name"))
+			requireNothingUnaccounted(t, db)
+		}
+	}
+}
+
+// With nothing to catch up there is nothing to run, and nobody to wake.
+func TestResume_WithCatchingUp_WhereNothingWasSkipped_MakesNoJob(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'all')")
+	at(t, db, "2026-03-01T10:01:00Z")
+	tick(t, db)
+	exec(t, db, "select pgtick.pause_schedule('s')")
+	at(t, db, "2026-03-01T10:01:30Z")
+	before := rows(t, db, "s")
+	exec(t, db, "select pgtick.resume_schedule('s', true)")
+	require.Equal(t, before, rows(t, db, "s"))
+}
+
+func TestResume_WithCatchingUp_WakesWhoSleeps(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop'), pgtick.pause_schedule('s')")
+	at(t, db, "2026-03-01T10:01:10Z")
+	tick(t, db)
+	runner := one[int64](t, db, "select pgtick.register('r', '{default}', '{noop}')")
+	number := one[string](t, db, "select pgtick.sleep($1, '1 minute')::text", runner)
+	require.Eventually(t, func() bool { return one[bool](t, db, "select pgtick.settled($1::text::xid8)", number) }, pgtest.Patience, time.Millisecond)
+	conn := session(t, db)
+	do(t, conn, "listen pgtick")
+	exec(t, db, "select pgtick.resume_schedule('s', true)")
+	heard, err := notified(t, conn)
+	require.NoError(t, err)
+	require.Equal(t, "default", heard.Payload)
+}
+
+// Slots that lie ahead of a clock which was put right are given up by a change, each schedule's own and no others.
+func TestChange_AfterTheClockWasAhead_TakesItsOwnSlotsBackAlone(t *testing.T) {
+	t.Parallel()
+	for _, ahead := range []string{"2026-03-01T10:06:00Z", "2026-03-03T10:00:30Z"} {
+		db := newDB(t)
+		at(t, db, "2026-03-01T10:00:30Z")
+		for _, name := range []string{"a", "b", "c"} {
+			exec(t, db, "select pgtick.schedule($1, '* * * * *', 'noop', p_on_missed => 'all'), pgtick.pause_schedule($1)", name)
+		}
+		at(t, db, ahead)
+		tick(t, db)
+		at(t, db, "2026-03-01T10:03:30Z")
+		a, c := rows(t, db, "a"), rows(t, db, "c")
+		exec(t, db, "select pgtick.schedule('b', '* * * * *', 'noop', p_on_missed => 'all', p_priority => 1)")
+		require.Equal(t, a, rows(t, db, "a"))
+		require.Equal(t, c, rows(t, db, "c"))
+		require.Equal(t, 3, one[int](t, db, "select sum(slots)::int from pgtick.slots where schedule = 'b'"), "%v", fates(t, db, "b"))
+		at(t, db, "2026-03-01T10:04:30Z")
+		tick(t, db)
+		require.Equal(t, 4, one[int](t, db, "select sum(slots)::int from pgtick.slots where schedule = 'b'"))
+	}
+}
+
+// A rename waits for whoever has the schedule in hand, and goes by what they have made of it.
+func TestRename_OfTwoAtOnce_TheSecondDoesNotFindTheOldName(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	exec(t, db, "select pgtick.schedule('s', '0 9 * * *', 'noop')")
+	open := session(t, db)
+	do(t, open, "begin")
+	do(t, open, "select pgtick.rename_schedule('s', 'first')")
+	require.ErrorContains(t, afterwards(t, db, open, "select pgtick.rename_schedule('s', 'second')"), "TK006")
+	require.Equal(t, []string{"first"}, all[string](t, db, "select name from pgtick.schedules"))
+	exec(t, db, "select pgtick.unschedule('first')")
+	require.Equal(t, "TK006", refused(t, db, "select pgtick.rename_schedule('first', 'second')").Code, "it was removed")
+}
+
+// To pause until another time is a change, also where it is paused already.
+func TestPause_UntilAnotherTime_IsAChange(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '0 9 * * *', 'noop')")
+	for _, until := range []string{"null", "'2026-03-02'", "'2026-03-02'", "'2026-03-03'", "null"} {
+		exec(t, db, "select pgtick.pause_schedule('s', "+until+")")
+	}
+	require.Len(t, changes(t, db), 5)
+	require.Nil(t, one[*time.Time](t, db, "select paused_until from pgtick.schedules"))
+}
