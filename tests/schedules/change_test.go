@@ -92,7 +92,9 @@ func TestChange_OfOne_LeavesTheOthersAlone(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		exec(t, db, "select pgtick.schedule($1, '0 9 * * *', 'noop')", name)
 	}
-	others := func() []string { return all[string](t, db, "select s::text from pgtick.schedule_defs as s where name in ('a', 'c') order by name") }
+	others := func() []string {
+		return all[string](t, db, "select s::text from pgtick.schedule_defs as s where name in ('a', 'c') order by name")
+	}
 	before := others()
 	for _, change := range []string{
 		"schedule('b', '0 10 * * *', 'noop')", "pause_schedule('b')", "pause_schedule('b', '2999-01-01')", "resume_schedule('b')", "run_now('b')", "unschedule('b')", "schedule('b', '0 11 * * *', 'noop')",
