@@ -409,3 +409,32 @@ func TestCallsOfARunner_ConcernItAlone(t *testing.T) {
 	require.Equal(t, "left", one[string](t, db.Pool, "select ended_as from pgtick.runner_leases where id = $1", r.id))
 	require.Empty(t, other.heartbeat(t, db.Pool, claims...))
 }
+
+// A heartbeat, or a farewell, that comes while a rescue takes the runner for dead waits for that, and goes by it.
+func TestDeath_BesideACallOfTheDead_Stands(t *testing.T) {
+	t.Parallel()
+	for name, call := range map[string]string{"heartbeat": "select pgtick.heartbeat($1)", "leave": "select pgtick.leave($1)"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			freeze(t, db)
+			r, _ := held(t, db)
+			pgtest.Advance(t, db, time.Minute)
+			rescue(t, db) // suspects it
+			pgtest.Advance(t, db, 15*time.Second)
+			rescuing, calling := session(t, db), session(t, db)
+			exec(t, rescuing, "begin")
+			exec(t, rescuing, "select pgtick.rescue()")
+			require.Equal(t, "dead", one[string](t, rescuing, "select ended_as from pgtick.runner_leases where id = $1", r.id))
+			ended := inBackground(t, calling, call, r.id)
+			awaitLock(t, db, calling)
+			exec(t, rescuing, "commit")
+			if err := <-ended; name == "heartbeat" {
+				requireCode(t, err, "TK002", call)
+			} else {
+				require.NoError(t, err)
+			}
+			require.Equal(t, "dead", one[string](t, db.Pool, "select ended_as from pgtick.runner_leases where id = $1", r.id))
+		})
+	}
+}
