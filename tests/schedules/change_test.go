@@ -307,3 +307,37 @@ func TestPause_UntilAnotherTime_IsAChange(t *testing.T) {
 	require.Len(t, changes(t, db), 5)
 	require.Nil(t, one[*time.Time](t, db, "select paused_until from pgtick.schedules"))
 }
+
+// Only its own job, of that slot or a later one, and done, is what a deadline waits for.
+func TestDeadlines_AreKeptByAJobOfItsOwnThatIsDone(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	for _, name := range []string{"a", "b", "free"} {
+		exec(t, db, "select pgtick.schedule($1, '0 * * * *', 'noop', p_must_finish_within => case when $1 <> 'free' then interval '10 minutes' end)", name)
+	}
+	// slot makes the jobs of the next hour, and ends those of these schedules.
+	slot := func(hour string, outcomes map[string]string) {
+		t.Helper()
+		at(t, db, "2026-03-01T"+hour+":00:00Z")
+		tick(t, db)
+		runner := one[int64](t, db, "select pgtick.register('r', '{default}', '{noop}')")
+		exec(t, db, "select pgtick.claim($1, '{default}', '{noop}', 100)", runner)
+		for name, outcome := range outcomes {
+			exec(t, db, `select pgtick.finish(j.runner_id, array[j.id], array[j.fence], array[$2]) from pgtick.live_jobs as j join pgtick.schedule_defs as s on s.id = j.schedule_id
+				where s.name = $1 and j.runner_id is not null`, name, outcome)
+		}
+		exec(t, db, "select pgtick.leave($1)", runner)
+	}
+	overdue := func(minute string) []string {
+		t.Helper()
+		at(t, db, "2026-03-01T"+minute+":01Z")
+		return all[string](t, db, "select o.name || to_char(o.slot at time zone 'UTC', ' HH24:MI') from pgtick.overdue_schedules(pgtick.now()) as o order by 1")
+	}
+	slot("11", map[string]string{"a": "done", "b": "failed", "free": "failed"})
+	require.Empty(t, overdue("11:09"))
+	require.Equal(t, []string{"b 11:00"}, overdue("11:10"), "a failed job keeps nothing")
+	slot("12", map[string]string{"b": "done", "free": "failed"})
+	require.Empty(t, overdue("12:09"), "the later slot of b is done, and that of a has time")
+	require.Equal(t, []string{"a 12:00"}, overdue("12:10"), "an earlier one that was done keeps nothing, nor does that of another schedule")
+}
