@@ -438,3 +438,18 @@ func TestDeath_BesideACallOfTheDead_Stands(t *testing.T) {
 		})
 	}
 }
+
+// Others that live change nothing of it.
+func TestDeath_OfOneAmongOthers_Stands(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	r, _ := held(t, db)
+	kill(t, db)
+	register(t, db, "another", "echo")
+	refused(t, db.Pool, "TK002", "select pgtick.heartbeat($1)", r.id)
+	refused(t, db.Pool, "TK002", "select pgtick.heartbeat($1)", r.id+1000)
+	before := one[string](t, db.Pool, "select r::text from pgtick.runner_leases as r where id = $1", r.id)
+	exec(t, db.Pool, "select pgtick.leave($1)", r.id)
+	require.Equal(t, before, one[string](t, db.Pool, "select r::text from pgtick.runner_leases as r where id = $1", r.id))
+}

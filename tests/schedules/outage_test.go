@@ -196,3 +196,30 @@ func TestRetention_KeepsARangeUntilItsLastSlotIsPast(t *testing.T) {
 	exec(t, db, "select pgtick.maintain()")
 	require.Zero(t, one[int](t, db, "select count(*) from pgtick.slots where slot < '2026-01-02'"))
 }
+
+// To the second: what a slot lies on the edge of is said here, since a test that waits for real outages would hardly meet it.
+func TestCauses_OfASlotOnTheEdgeOfAnOutage(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'all', p_catch_up_window => '3 hours'), pgtick.schedule('broken', '* * * * *', 'noop')")
+	exec(t, db, "update pgtick.schedule_defs set broken_at = '2026-03-01 09:00Z', broken_why = 'why it is', retry_at = '2026-03-01 12:00Z' where name = 'broken'")
+	const outage = "('2026-03-01 10:00Z', '2026-03-01 10:30Z', '2026-03-01 10:20Z')::pgtick.outages"
+	const known = "no clock ticked from 2026-03-01 10:00:00 UTC to 2026-03-01 10:30:00 UTC; the server was started at 2026-03-01 10:20:00 UTC; on_missed all, catch_up_limit 100, catch_up_window 03:00:00"
+	const late = "no tick had reached it by 2026-03-01 11:00:00 UTC; on_missed all, catch_up_limit 100, catch_up_window 03:00:00"
+	for _, c := range []struct{ schedule, slot, outage, cause, why string }{
+		{"s", "09:59", outage, "late", late},
+		{"s", "10:00", outage, "late", late},
+		{"s", "10:01", outage, "server_down", known},
+		{"s", "10:20", outage, "no_clock", known},
+		{"s", "10:30", outage, "no_clock", known},
+		{"s", "10:31", outage, "late", late},
+		{"s", "10:10", "('2026-03-01 10:00Z', '2026-03-01 10:30Z', null)::pgtick.outages", "no_clock", "no clock ticked from 2026-03-01 10:00:00 UTC to 2026-03-01 10:30:00 UTC; on_missed all, catch_up_limit 100, catch_up_window 03:00:00"},
+		{"s", "10:10", "('-infinity', '2026-03-01 10:30Z', null)::pgtick.outages", "no_clock", "no clock had ticked yet; on_missed all, catch_up_limit 100, catch_up_window 03:00:00"},
+		{"s", "10:10", "null::pgtick.outages", "late", late},
+		{"broken", "10:10", outage, "broken", "the schedule was broken from 2026-03-01 09:00:00 UTC on: why it is; on_missed once"},
+	} {
+		got := one[string](t, db, `select pgtick.cause_missed(s, $2::timestamptz, `+c.outage+`) || '|' || pgtick.why_missed(s, $2::timestamptz, '2026-03-01 11:00Z', `+c.outage+`)
+			from pgtick.schedule_defs as s where s.name = $1`, c.schedule, instant(t, "2026-03-01T"+c.slot+":00Z"))
+		require.Equal(t, c.cause+"|"+c.why, got, "%s %s", c.schedule, c.slot)
+	}
+}
