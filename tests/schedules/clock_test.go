@@ -112,3 +112,36 @@ func TestTick_WithAHundredThousandSchedules_ReadsNoneOfThemWhenNoneIsDue(t *test
 	require.NoError(t, err)
 	require.LessOrEqual(t, rowsRead()-before, 1, "rows of the schedules' table that this tick has read")
 }
+
+// Of two that tick at once neither waits for what the other one notes, also where nobody has ever ticked; and a clock is no other one's.
+func TestClocks_ThatTickAtOnce_DoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]string{
+		"the first of all":         "delete from pgtick.clocks",
+		"after an outage":          "delete from pgtick.clocks; insert into pgtick.clocks (clock, ticked_at) values ('other', '2026-03-01 09:00Z'), ('pg_cron', '2026-03-01 09:30Z')",
+		"after one a moment ago":   "delete from pgtick.clocks; insert into pgtick.clocks (clock, ticked_at) values ('other', '2026-03-01 10:00:20Z'), ('pg_cron', '2026-03-01 10:00:25Z')",
+		"the first of its kind is": "delete from pgtick.clocks; insert into pgtick.clocks (clock, ticked_at) values ('pg_cron', '2026-03-01 10:00:25Z')",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			exec(t, db, "delete from pgtick.outages")
+			exec(t, db, prepare)
+			at(t, db, "2026-03-01T10:00:30Z")
+			others := all[string](t, db, "select c::text from pgtick.clocks as c where clock <> 'other'")
+			open, impatient := session(t, db), session(t, db)
+			do(t, impatient, pgtest.WaitForNobody)
+			do(t, open, "begin")
+			do(t, open, "select pgtick.tick()")
+			do(t, impatient, "select pgtick.tick()")
+			do(t, open, "commit")
+			require.Equal(t, others, all[string](t, db, "select c::text from pgtick.clocks as c where clock <> 'other'"))
+			require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.clocks where clock = 'other' and ticked_at = pgtick.now()"))
+			want := []string{}
+			if name == "after an outage" {
+				want = append(want, "09:30 10:00")
+			}
+			require.Equal(t, want, all[string](t, db, "select to_char(began_at at time zone 'UTC', 'HH24:MI') || to_char(ended_at at time zone 'UTC', ' HH24:MI') from pgtick.outages"))
+		})
+	}
+}

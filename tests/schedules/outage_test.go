@@ -1,9 +1,13 @@
 package schedules
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
@@ -222,4 +226,53 @@ func TestCauses_OfASlotOnTheEdgeOfAnOutage(t *testing.T) {
 			from pgtick.schedule_defs as s where s.name = $1`, c.schedule, instant(t, "2026-03-01T"+c.slot+":00Z"))
 		require.Equal(t, c.cause+"|"+c.why, got, "%s %s", c.schedule, c.slot)
 	}
+}
+
+// The server's log has a line when a deadline passes, and none while nothing changes; of two clocks that look at once, one does not wait for the other.
+func TestDeadlines_AreWarnedOfOnce_EachByItsName(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	cfg, warnings := db.Config(t), []string{}
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { warnings = append(warnings, n.Message) }
+	conn, err := pgx.ConnectConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	do(t, conn, pgtest.WaitForNobody)
+	check := func(moment string) []string {
+		t.Helper()
+		at(t, db, moment)
+		warnings = warnings[:0]
+		do(t, conn, "select pgtick.check_deadlines()")
+		return warnings
+	}
+	warned := func(name, slot string) string {
+		return fmt.Sprintf(`pgtick: schedule "%s" has no done job for slot 2026-03-01 %s:00 UTC, and its time is up`, name, slot)
+	}
+	kept := func() []string {
+		return all[string](t, db, "select s.name || to_char(o.slot at time zone 'UTC', ' HH24:MI') from pgtick.overdue as o join pgtick.schedule_defs as s on s.id = o.schedule_id order by 1")
+	}
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('a', '0 * * * *', 'noop', p_must_finish_within => '10 minutes'), pgtick.schedule('b', '0 * * * *', 'noop', p_must_finish_within => '20 minutes', p_on_overlap => 'allow')")
+	at(t, db, "2026-03-01T11:00:00Z")
+	tick(t, db)
+	require.Empty(t, check("2026-03-01T11:09:59Z"))
+	require.Equal(t, []string{warned("a", "11:00")}, check("2026-03-01T11:10:00Z"))
+
+	open := session(t, db)
+	do(t, open, "begin")
+	at(t, db, "2026-03-01T11:20:00Z")
+	do(t, open, "select pgtick.check_deadlines()")
+	require.Empty(t, check("2026-03-01T11:20:00Z"), "the other one is at it")
+	do(t, open, "rollback")
+	require.Equal(t, []string{warned("b", "11:00")}, check("2026-03-01T11:20:00Z"))
+	require.Empty(t, check("2026-03-01T11:21:00Z"))
+	require.Equal(t, []string{"a 11:00", "b 11:00"}, kept())
+
+	exec(t, db, `delete from pgtick.live_jobs where schedule_id = (select id from pgtick.schedule_defs where name = 'a')`) // as if it were done, and its history gone
+	require.Empty(t, check("2026-03-01T11:22:00Z"))
+	require.Equal(t, []string{"b 11:00"}, kept())
+	at(t, db, "2026-03-01T12:00:00Z")
+	tick(t, db)
+	require.Equal(t, []string{warned("a", "12:00")}, check("2026-03-01T12:20:00Z"), "of b that is known; it is of a later slot now")
+	require.Equal(t, []string{"a 12:00", "b 12:00"}, kept())
 }

@@ -421,3 +421,106 @@ func TestTickChunk_TakesSoManyThatAreDue_TheOldestFirst(t *testing.T) {
 		require.Contains(t, e.Message, "most ")
 	}
 }
+
+// What passes is no fault of a schedule: the tick fails as a whole, and the next one does it.
+func TestTick_ThatFailsForWhatPasses_LeavesEverythingAsItWas(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"40001", "53200", "57014", "58030"} {
+		for _, failing := range []string{"single", "several"} {
+			t.Run(code+" "+failing, func(t *testing.T) {
+				t.Parallel()
+				db := newDB(t)
+				at(t, db, "2026-03-01T10:00:30Z")
+				exec(t, db, "select pgtick.schedule('single', '0 * * * *', 'single'), pgtick.schedule('several', '*/20 * * * *', 'several', p_on_overlap => 'allow')")
+				at(t, db, "2026-03-01T11:00:10Z")
+				exec(t, db, `create function public.fail() returns trigger language plpgsql as $$ begin raise exception using errcode = '`+code+`', message = 'passes'; end $$;
+					create trigger fail before insert on pgtick.live_jobs for each row when (new.task = '`+failing+`') execute function public.fail()`)
+				_, err := db.Pool.Exec(t.Context(), "select pgtick.tick()")
+				require.ErrorContains(t, err, code)
+				require.Empty(t, fates(t, db, "single"))
+				require.Zero(t, one[int](t, db, "select count(*) from pgtick.schedule_defs where broken_at is not null"))
+				exec(t, db, "drop trigger fail on pgtick.live_jobs")
+				require.Positive(t, tick(t, db))
+				require.Equal(t, []string{"03-01 11:00 enqueued"}, fates(t, db, "single"))
+				requireNothingUnaccounted(t, db)
+			})
+		}
+	}
+}
+
+// Of each kind of schedule, one slot or several, in whatever queue.
+func TestTick_WakesWhoSleepsInTheQueuesOfItsJobs_AndNobodyElse(t *testing.T) {
+	t.Parallel()
+	for name, cron := range map[string]string{"single": "0 * * * *", "several": "*/20 * * * *"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			at(t, db, "2026-03-01T10:00:30Z")
+			exec(t, db, "select pgtick.schedule('s', $1, 'noop', p_queue => 'q', p_on_overlap => 'allow'), pgtick.schedule('paused', $1, 'noop', p_queue => 'p'), pgtick.pause_schedule('paused')", cron)
+			at(t, db, "2026-03-01T11:00:10Z")
+			for _, queue := range []string{"q", "p"} {
+				runner := one[int64](t, db, "select pgtick.register('r', array[$1], '{noop}')", queue)
+				number := one[string](t, db, "select pgtick.sleep($1, '1 minute')::text", runner)
+				require.Eventually(t, func() bool { return one[bool](t, db, "select pgtick.settled($1::text::xid8)", number) }, pgtest.Patience, time.Millisecond)
+			}
+			conn := session(t, db)
+			do(t, conn, "listen pgtick")
+			tick(t, db)
+			exec(t, db, "select pg_notify('pgtick', 'the end')")
+			for _, want := range []string{"q", "the end"} {
+				heard, err := notified(t, conn)
+				require.NoError(t, err)
+				require.Equal(t, want, heard.Payload)
+			}
+		})
+	}
+}
+
+// A chunk ends at so many slots, or after the time that so many should take, so that its locks are not held for long; but it always gets on.
+func TestTickChunk_OfSchedulesWithSeveralSlots_EndsInTime(t *testing.T) {
+	t.Parallel()
+	for name, slow := range map[string]bool{"by slots": false, "by time": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			exec(t, db, "select pgtick.schedule('s' || n, '* * * * *', 'noop', p_on_missed => 'all', p_on_overlap => 'allow') from generate_series(1, 5) as n")
+			exec(t, db, "update pgtick.schedule_defs set next_at = next_at - interval '6 minutes'")
+			want := 2 // of six slots each
+			if slow {
+				want = 1
+				exec(t, db, `create function public.slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.01); return new; end $$;
+					create trigger slow before insert on pgtick.live_jobs for each row execute function public.slow()`)
+			} else {
+				pgtest.SetNow(t, db, one[time.Time](t, db, "select now()"))
+			}
+			require.Equal(t, want, one[int](t, db, "select schedules from pgtick.tick_chunk(10)"))
+			require.Equal(t, want, one[int](t, db, "select count(distinct schedule) from pgtick.slots"))
+		})
+	}
+}
+
+// Others have slots, versions and runs by hand of their own, all later.
+func TestTick_WhenTheZonesRulesMoveASlot_GoesByItsOwnHistory(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-02-28T12:00:00Z")
+	for _, name := range []string{"a", "s", "z"} {
+		exec(t, db, "select pgtick.schedule($1, '0 9 * * *', 'noop', p_time_zone => 'Europe/Berlin', p_on_overlap => 'allow')", name)
+	}
+	at(t, db, "2026-03-01T08:00:00Z")
+	tick(t, db)
+	exec(t, db, "update pgtick.schedule_defs set next_at = '2026-03-02 09:00+00' where name = 's'") // under the rules that were
+	at(t, db, "2026-03-02T08:30:00Z")
+	tick(t, db)
+	exec(t, db, "select pgtick.run_now('s')")
+	exec(t, db, "select pgtick.schedule('a', '0 9 * * *', 'noop', p_time_zone => 'Europe/Berlin', p_on_overlap => 'allow', p_priority => 1)")
+	at(t, db, "2026-03-02T09:00:00Z")
+	others := func() []string {
+		return append(all[string](t, db, "select s::text from pgtick.schedule_defs as s where name <> 's' order by name"), append(rows(t, db, "a"), rows(t, db, "z")...)...)
+	}
+	before := others()
+	tick(t, db)
+	require.Equal(t, before, others())
+	require.Equal(t, []string{"03-01 08:00 enqueued", "03-02 08:00 caught_up", "03-02 08:30 run_now"}, fates(t, db, "s"))
+	require.Equal(t, []string{"s created", "s moved"}, all[string](t, db, "select schedule || ' ' || what from pgtick.schedule_versions where schedule = 's' order by version"))
+}
