@@ -49,6 +49,53 @@ func TestRate_JobsThatAreFiveSecondsLate_WaitInLineLikeAllOthers(t *testing.T) {
 	require.ElementsMatch(t, append(ids[:10:10], ids[90:]...), idsOf(r.claim(t, db.Pool, 80, "limited")))
 }
 
+// Of jobs that run, or whose times are still to come, however many, none takes the place of one whose time is there.
+func TestRate_JobsWhoseTimeHasCome_AreFoundAmongOthersWithKeptTimes(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	now := time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC)
+	pgtest.SetNow(t, db, now)
+	r := register(t, db.Pool)
+	ids := heldBack(t, db, r, now)
+	exec(t, db.Pool, "update pgtick.live_jobs set reservation = 'mark', run_at = $2 where id = any ($1)", ids[80:], now.Add(time.Hour))
+	pgtest.SetNow(t, db, now.Add(1100*time.Millisecond))
+	require.ElementsMatch(t, append(ids[:5:5], ids[10:15]...), idsOf(r.claim(t, db.Pool, 10, "limited")))
+	require.ElementsMatch(t, append(ids[5:10:10], ids[15:20]...), idsOf(r.claim(t, db.Pool, 10, "limited")))
+}
+
+// Jobs for which no time was kept, and that came a moment before, are not among that half.
+func TestRate_JobsWhoseTimeHasCome_AreHalfOfAClaim_AlsoBesideNewOnes(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	now := time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC)
+	pgtest.SetNow(t, db, now)
+	limit(t, db.Pool, "10, '1 second'")
+	r := register(t, db.Pool)
+	old := several(t, db.Pool, 20)
+	pgtest.SetNow(t, db, now.Add(10*time.Second))
+	several(t, db.Pool, 4)
+	kept := several(t, db.Pool, 6)
+	exec(t, db.Pool, "update pgtick.live_jobs set reservation = 'mark', run_at = $2 where id = any ($1)", kept, now.Add(11*time.Second))
+	pgtest.SetNow(t, db, now.Add(11100*time.Millisecond))
+	require.ElementsMatch(t, append(old[:5:5], kept[:5]...), idsOf(r.claim(t, db.Pool, 10, "limited")))
+}
+
+// Nor are those of other tasks, queues or priorities than are asked for.
+func TestRate_JobsWhoseTimeHasCome_AreOfTheLanesThatAreAskedFor(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	now := time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC)
+	pgtest.SetNow(t, db, now)
+	exec(t, db.Pool, "select pgtick.set_limit(t, 10) from unnest('{limited,other}'::text[]) as t")
+	r := register(t, db.Pool)
+	id := enqueue(t, db.Pool, "limited")
+	for _, job := range []string{"'other'", "'limited', p_queue => 'elsewhere'", "'limited', p_priority => 7"} {
+		exec(t, db.Pool, "select pgtick.enqueue("+job+")")
+	}
+	exec(t, db.Pool, "update pgtick.live_jobs set reservation = 'mark'")
+	require.Equal(t, []int64{id}, all[int64](t, db.Pool, `select id from pgtick.claim_lanes($1, '{default}', '{limited,other}', 10, '{limited}', '{default}', '{5}', array[$2::timestamptz], '{0}')`, r.id, now))
+}
+
 // What a time was kept for has gone with the rate, so they are asked for anew, in the order of their ids; nothing else is touched.
 func TestRate_ThatIsChanged_GivesUpTheTimesKeptForIt_AndNoOther(t *testing.T) {
 	t.Parallel()
