@@ -268,3 +268,21 @@ func TestTimeout_OfARunnerThatHasLeft_UpkeepTakesNothing(t *testing.T) {
 	require.Equal(t, "ready 0", stateOf(t, db, c.ID))
 	require.Empty(t, attemptsOf(t, db, c.ID))
 }
+
+// What one runner's deadline has rescue() look for is that runner's: an attempt that another one does not name is not looked for until its time comes (maintain()).
+func TestTimeout_OfOneRunner_LeavesTheAttemptsOfOthersToTheirTime(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, c := heldFor(t, db, "")
+	exec(t, db.Pool, "select pgtick.enqueue('echo', p_timeout => '1 minute') from generate_series(1, 2)")
+	other := register(t, db, "other", "echo")
+	forgotten, named := other.claimOne(t, db.Pool), other.claimOne(t, db.Pool)
+	exec(t, db.Pool, "update pgtick.live_jobs set timeout = '1 hour' where id = $1", named.ID)
+	r.heartbeat(t, db.Pool, c)
+	other.heartbeat(t, db.Pool, named)
+	pgtest.Advance(t, db, timeout+lease)
+	r.heartbeat(t, db.Pool, c)
+	other.heartbeat(t, db.Pool, named)
+	require.Equal(t, 1, rescue(t, db))
+	require.Equal(t, []string{"ready 1", "running 1", "running 1"}, []string{stateOf(t, db, c.ID), stateOf(t, db, forgotten.ID), stateOf(t, db, named.ID)})
+}

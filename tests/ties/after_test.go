@@ -452,3 +452,28 @@ func TestAfter_AFailureThatThousandsWaitFor_TakesThemAlongInParts(t *testing.T) 
 	require.Equal(t, "cancelled", state(t, db.Pool, last))
 	clean(t, db)
 }
+
+// Between the look for those that wait for it and its end nobody may begin to wait for a job.
+func TestAfter_ADependantOfAJobThatIsJustEnding_WaitsForThat_AndIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]string{
+		"in its transaction": "select pgtick.finish_in_transaction($1, $2), $3::bigint", "by a report": "select pgtick.finish($3, array[$1::bigint], array[$2::bigint], '{done}')",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			r := register(t, db.Pool)
+			c := r.take(t, db.Pool, enqueue(t, db.Pool, "echo"))
+			ending, stopped, goOn := db.StopAt(t, "delete on pgtick.live_jobs")
+			ended := inBackground(t, ending, end, c.id, c.fence, r.id)
+			stopped()
+			adding := session(t, db)
+			added := inBackground(t, adding, "select pgtick.enqueue('other', p_after => array[$1::bigint])", c.id)
+			awaitLock(t, db, adding)
+			goOn()
+			require.NoError(t, <-ended)
+			require.NoError(t, <-added)
+			require.Equal(t, []string{"ready"}, all[string](t, db.Pool, "select state || coalesce(' after ' || blocked_by, '') from pgtick.jobs where task = 'other'"))
+		})
+	}
+}
