@@ -279,3 +279,22 @@ func TestRetryWith_BadInput_IsRefused_AndNothingChanges(t *testing.T) {
 	r.finish(t, db.Pool, r.claimOne(t, db.Pool).is("done"))
 	refused(t, db.Pool, "TK005", "select pgtick.retry_with($1, '{}', 'why')", c.ID)
 }
+
+// Also where others wait, of which one calls a function: that is judged by its own job alone.
+func TestRetryWith_AmongOthers_ConcernsItsJobAlone(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	exec(t, db.Pool, `select pgtick.enqueue('echo', '{"other": 1}')`)
+	other := one[int64](t, db.Pool, "select max(id) from pgtick.live_jobs")
+	exec(t, db.Pool, "update pgtick.live_jobs set task = 'sql'") // in the words of whoever allowed the function, and has taken that back
+	r := register(t, db, "r", "echo", "sql")
+	id := one[int64](t, db.Pool, `select pgtick.enqueue('echo', '{"to": "anna"}', p_priority => 0)`)
+	r.finish(t, db.Pool, r.claimOne(t, db.Pool).is("failed"))
+	require.Equal(t, "ready", one[string](t, db.Pool, `select pgtick.retry_with($1, '{"to": "bert"}', 'anna has left')`, id))
+	require.Equal(t, []string{`{"other": 1}`, `{"to": "bert"}`}, all[string](t, db.Pool, "select args::text from pgtick.live_jobs order by id"))
+	require.Equal(t, `{"to": "anna"}`, one[string](t, db.Pool, "select (details -> 'before')::text from pgtick.audit where action = 'retry_with'"))
+	pg := refused(t, db.Pool, "TK000", `select pgtick.retry_with($1, '{"function": "public.gone"}', 'why')`, other)
+	require.True(t, strings.HasPrefix(pg.Message, "args.function "), pg.Message)
+	require.Equal(t, `{"other": 1}`, one[string](t, db.Pool, "select args::text from pgtick.live_jobs where id = $1", other))
+}

@@ -336,3 +336,15 @@ func TestWhy_OfNoJob_IsRefused(t *testing.T) {
 		refused(t, db.Pool, "TK004", "select * from pgtick.why($1)", id)
 	}
 }
+
+// Nobody wants a job before its time, so that it is locked then is no reason.
+func TestWhy_AJobThatIsDueLater_AndLocked_WaitsForItsTimeAlone(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	register(t, db, "r", "echo")
+	id := one[int64](t, db.Pool, "select pgtick.enqueue('echo', p_run_at => now() + interval '1 hour')")
+	before := reasons(why(t, db.Pool, id))
+	require.Len(t, before, 1)
+	lockJob(t, db, id)
+	require.Equal(t, before, reasons(why(t, db.Pool, id)))
+}
