@@ -112,9 +112,12 @@ func TestUnknownSchedule_ThatWasRemoved_SaysSo_AndIsNotSuggested(t *testing.T) {
 	db := newDB(t)
 	exec(t, db, "select pgtick.schedule('daily-report', '0 9 * * *', 'noop')")
 	exec(t, db, "select pgtick.unschedule('daily-report')")
-	e := refused(t, db, "select pgtick.pause_schedule('daily-report')")
-	require.Contains(t, e.Message, "it was unscheduled at ")
-	require.Equal(t, "pgtick.schedule with this name brings it back.", e.Hint)
+	for _, call := range []string{"pause_schedule('daily-report')", "resume_schedule('daily-report')", "run_now('daily-report')", "rename_schedule('daily-report', 'x')", "unschedule('daily-report')"} {
+		e := refused(t, db, "select pgtick."+call)
+		require.Equal(t, "TK006", e.Code, call)
+		require.Contains(t, e.Message, "it was unscheduled at ")
+		require.Equal(t, "pgtick.schedule with this name brings it back.", e.Hint)
+	}
 	require.Equal(t, "The names are in pgtick.schedules.", refused(t, db, "select pgtick.pause_schedule('daly-report')").Hint)
 }
 
@@ -215,6 +218,7 @@ func TestResume_WithCatchingUp_LeavesTheSlotsOfOthersAlone(t *testing.T) {
 			require.NotEmpty(t, a)
 			require.Zero(t, before)
 			exec(t, db, "select pgtick.resume_schedule('b', $1)", catchUp)
+			require.Equal(t, map[bool]*string{true: pointer("with catching up"), false: nil}[catchUp], one[*string](t, db, "select reason from pgtick.schedule_versions where what = 'resumed'"))
 			require.Equal(t, a, rows(t, db, "a"))
 			require.Equal(t, c, rows(t, db, "c"))
 			require.Equal(t, map[bool]int{true: 3, false: 0}[catchUp], countOf(t, db, "b", "caught_up"))
@@ -340,4 +344,69 @@ func TestDeadlines_AreKeptByAJobOfItsOwnThatIsDone(t *testing.T) {
 	slot("12", map[string]string{"b": "done", "free": "failed"})
 	require.Empty(t, overdue("12:09"), "the later slot of b is done, and that of a has time")
 	require.Equal(t, []string{"a 12:00"}, overdue("12:10"), "an earlier one that was done keeps nothing, nor does that of another schedule")
+}
+
+func pointer[T any](v T) *T { return &v }
+
+// Slots that have a job stay when the clock is put right, and are told already; those between them are not, also where an outage makes a range of
+// all. Another schedule has its own, at other times.
+func TestTick_OfARangeWithSlotsThatAreTold_TellsTheOthersAndNoneTwice(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '*/2 * * * *', 'noop', p_on_missed => 'skip', p_on_overlap => 'allow'), pgtick.schedule('other', '*/3 * * * *', 'noop', p_on_missed => 'skip', p_on_overlap => 'allow')")
+	for _, ahead := range []string{"10:02", "10:03", "10:04", "10:06", "10:08", "10:09"} {
+		at(t, db, "2026-03-01T"+ahead+":00Z")
+		tick(t, db)
+	}
+	at(t, db, "2026-03-01T10:03:30Z")
+	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'skip', p_on_overlap => 'allow')")
+	require.Equal(t, []string{"2026-03-01 10:08:00"}, all[string](t, db, "select (told_until at time zone 'UTC')::text from pgtick.schedule_defs where told_until is not null"))
+	at(t, db, "2026-03-03T10:03:30Z")
+	tick(t, db)
+	require.Equal(t, 1+2880, one[int](t, db, "select sum(slots)::int from pgtick.slots where schedule = 's'"), "that of 10:02, and each minute from 10:04 on")
+	require.Equal(t, 6, countOf(t, db, "s", "enqueued"), "the four that were told, and the two that are not late")
+	requireNothingUnaccounted(t, db)
+}
+
+// A change without slots ahead of the clock leaves nothing that was told, whatever others have.
+func TestChange_WithoutSlotsAhead_KnowsOfNoneThatAreTold(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '0 * * * *', 'noop', p_on_overlap => 'allow'), pgtick.schedule('other', '* * * * *', 'noop', p_on_overlap => 'allow')")
+	at(t, db, "2026-03-01T11:00:00Z")
+	tick(t, db)
+	exec(t, db, "update pgtick.schedule_defs set next_at = '2026-03-01 13:00Z' where name = 's'") // so that what lies ahead is looked for
+	at(t, db, "2026-03-01T11:00:30Z")
+	exec(t, db, "insert into pgtick.slot_log (schedule_id, slot, fate, version, reason, job_id, recorded_at, clock) select id, '2026-03-01 11:30Z', 'enqueued', 1, 'ahead', 4711, pgtick.now(), 'test' from pgtick.schedule_defs where name = 'other'")
+	exec(t, db, "select pgtick.schedule('s', '0 * * * *', 'noop', p_on_overlap => 'allow', p_priority => 1)")
+	require.Nil(t, one[*time.Time](t, db, "select told_until from pgtick.schedule_defs where name = 's'"))
+}
+
+// To look for what is probably not meant is most of what a schedule costs, so it is not done where nobody would read it.
+func TestSchedule_Warnings_AreWorkedOutWhereSomebodySeesThem(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	conn := session(t, db)
+	looks := func() (n int) { // of earlier transactions, too, until the session sends its counts away
+		require.NoError(t, conn.QueryRow(t.Context(), "select coalesce(sum(calls), 0)::int from pg_stat_xact_user_functions where schemaname = 'pgtick' and funcname = 'schedule_warnings'").Scan(&n))
+		return n
+	}
+	for client, logs := range map[string]map[string]bool{
+		"notice":  {"warning": true, "notice": true, "info": true, "debug1": true, "error": true},
+		"warning": {"warning": false, "notice": true, "info": true, "debug1": true, "debug5": true, "error": false},
+		"error":   {"warning": false, "notice": true, "error": false},
+	} {
+		for log, seen := range logs {
+			do(t, conn, "begin")
+			do(t, conn, "set local track_functions = 'all'")
+			do(t, conn, "set local client_min_messages = "+client)
+			do(t, conn, "set local log_min_messages = "+log)
+			before := looks()
+			do(t, conn, "select pgtick.schedule('s', '0 9 * * *', 'noop')")
+			require.Equal(t, seen, looks() > before, "client_min_messages %s, log_min_messages %s", client, log)
+			do(t, conn, "rollback")
+		}
+	}
 }

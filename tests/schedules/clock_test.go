@@ -145,3 +145,21 @@ func TestClocks_ThatTickAtOnce_DoNotWaitForEachOther(t *testing.T) {
 		})
 	}
 }
+
+// An outage that began when the server was up already has nothing to do with its start.
+func TestOutage_WhileTheServerWasUp_DoesNotNameItsStart(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	started := one[time.Time](t, db, "select pg_postmaster_start_time()").Truncate(time.Second)
+	for _, c := range []struct {
+		from, to time.Duration
+		want     bool
+	}{{-time.Hour, time.Hour, true}, {2 * time.Hour, 3 * time.Hour, false}, {-4 * time.Hour, -3 * time.Hour, false}} {
+		exec(t, db, "delete from pgtick.clocks; delete from pgtick.outages")
+		pgtest.SetNow(t, db, started.Add(c.from))
+		tick(t, db)
+		pgtest.SetNow(t, db, started.Add(c.to))
+		tick(t, db)
+		require.Equal(t, []bool{c.want}, all[bool](t, db, "select server_started_at is not null from pgtick.outages"), "%v", c)
+	}
+}

@@ -1,6 +1,7 @@
 package schedules
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -323,4 +324,47 @@ func TestOverlap_OfSlotsTakenTogether_IsNotWithJobsOfOtherSchedules(t *testing.T
 	require.Equal(t, []string{"03-01 10:02 skipped_overlap", "03-01 10:03 enqueued"}, fates(t, db, "cancel"))
 	require.Equal(t, []string{"busy 10:01", "cancel 10:03", "skip 10:02", "wait 10:02", "wait 10:03 overlap"}, all[string](t, db,
 		"select concat_ws(' ', j.schedule, to_char(j.slot at time zone 'UTC', 'HH24:MI'), j.blocked_by) from pgtick.jobs as j where j.state = 'ready' order by 1"))
+}
+
+// What the row of a slot says of it, where several are taken at once: those that have no job say which one has it, and those that were missed do not
+// wait for anything.
+func TestOverlap_OfSlotsTakenTogether_TellsEachItsReason(t *testing.T) {
+	t.Parallel()
+	const job, slot = "job [0-9]+ of slot 2026-03-01 10:00:10 UTC", "slot 2026-03-01 10:00:%s UTC, accounted for at the same moment"
+	for overlap, want := range map[string][][]string{
+		"skip":   {{"", "skipped_overlap " + fmt.Sprintf(slot, "10") + ", has the job"}, {"skipped_overlap " + job + " was still live"}},
+		"wait":   {{"", "enqueued it waits for the slot before it"}, {"enqueued it waits for " + job}},
+		"cancel": {{"skipped_overlap " + fmt.Sprintf(slot, "20") + ", replaces it", ""}, {"enqueued " + job + " is cancelled for it"}},
+	} {
+		t.Run(overlap, func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			at(t, db, "2026-03-01T10:00:00Z")
+			exec(t, db, "select pgtick.schedule('s', '@every 10s', 'noop', p_on_overlap => $1)", overlap)
+			reasons := func(from string) []string {
+				return all[string](t, db, "select case when reason is null then '' else fate || ' ' || reason end from pgtick.slots where schedule = 's' and slot > $1::timestamptz order by slot", instant(t, from))
+			}
+			at(t, db, "2026-03-01T10:00:20Z")
+			tick(t, db)
+			require.Equal(t, want[0], reasons("2026-03-01T10:00:00Z"))
+			if overlap == "cancel" {
+				return // the job of the first one is none
+			}
+			at(t, db, "2026-03-01T10:00:30Z")
+			tick(t, db)
+			for _, reason := range reasons("2026-03-01T10:00:20Z") {
+				require.Regexp(t, "^"+want[1][0]+"$", reason)
+			}
+		})
+	}
+
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '*/10 * * * *', 'noop', p_on_missed => 'all', p_catch_up_limit => 2, p_on_overlap => 'wait')")
+	at(t, db, "2026-03-01T10:10:00Z")
+	tick(t, db)
+	at(t, db, "2026-03-01T11:00:00Z")
+	tick(t, db)
+	require.Equal(t, []string{"enqueued false", "missed false", "missed false", "caught_up true", "caught_up true", "enqueued true"},
+		all[string](t, db, "select fate || ' ' || coalesce(reason like '%it waits for%', false) from pgtick.slots order by slot"))
 }
