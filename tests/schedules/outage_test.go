@@ -57,7 +57,9 @@ func TestResume_WithCatchingUp_RunsWhatThePauseSkipped(t *testing.T) {
 		want     []string
 	}{
 		"once": {"p_on_missed => 'once'", []string{"10:10 skipped_paused", "10:20 skipped_paused", "10:30 skipped_paused", "10:40 caught_up"}},
-		"all":  {"p_on_missed => 'all'", []string{"10:10 caught_up", "10:20 caught_up", "10:30 caught_up", "10:40 caught_up"}},
+		"once, whatever the window": {"p_on_missed => 'once', p_catch_up_window => '1 minute'",
+			[]string{"10:10 skipped_paused", "10:20 skipped_paused", "10:30 skipped_paused", "10:40 caught_up"}},
+		"all": {"p_on_missed => 'all'", []string{"10:10 caught_up", "10:20 caught_up", "10:30 caught_up", "10:40 caught_up"}},
 		"all, limited": {"p_on_missed => 'all', p_catch_up_limit => 2",
 			[]string{"10:10 skipped_paused", "10:20 skipped_paused", "10:30 caught_up", "10:40 caught_up"}},
 		"all, in a window": {"p_on_missed => 'all', p_catch_up_window => '22 minutes'",

@@ -50,7 +50,7 @@ func everyKindOfSchedule(t *testing.T, db *pgtest.DB, ticked bool) {
 				if strings.HasPrefix(missed, "'all'") && (overlap == "skip" || overlap == "cancel") {
 					continue // refused
 				}
-				for _, state := range []string{"", "live", "paused", "live, paused", "paused until later", "paused until before", "named"} {
+				for _, state := range []string{"", "live", "paused", "live, paused", "paused until later", "paused until before", "named", "broken"} {
 					n++
 					exec(t, db, fmt.Sprintf("select pgtick.schedule('%03d %s', '7 * * * *', 'noop', p_on_missed => %s, p_on_overlap => '%s'%s)", n, state, missed, overlap, rest))
 				}
@@ -65,6 +65,7 @@ func everyKindOfSchedule(t *testing.T, db *pgtest.DB, ticked bool) {
 		from pgtick.schedules where name like '%paused%' order by name`)
 	exec(t, db, `insert into pgtick.slot_log (schedule_id, slot, fate, version, reason, recorded_at, clock)
 		select id, '2026-03-01 11:07Z', 'missed', version, 'it has its row', pgtick.now(), 'test' from pgtick.schedule_defs where name like '%named'`)
+	exec(t, db, "update pgtick.schedule_defs set broken_at = pgtick.now(), broken_why = 'it was', retry_at = '2026-03-01 11:07:30Z' where name like '%broken'")
 	if ticked {
 		at(t, db, "2026-03-01T11:06:50Z")
 		tick(t, db)

@@ -509,7 +509,9 @@ func TestTick_WhenTheZonesRulesMoveASlot_GoesByItsOwnHistory(t *testing.T) {
 	}
 	at(t, db, "2026-03-01T08:00:00Z")
 	tick(t, db)
+	exec(t, db, "select pgtick.schedule('s', '0 9 * * *', 'noop', p_time_zone => 'Europe/Berlin', p_on_overlap => 'allow', p_priority => 2)")
 	exec(t, db, "update pgtick.schedule_defs set next_at = '2026-03-02 09:00+00' where name = 's'") // under the rules that were
+	exec(t, db, "select pgtick.pause_schedule('s'), pgtick.resume_schedule('s')")
 	at(t, db, "2026-03-02T08:30:00Z")
 	tick(t, db)
 	exec(t, db, "select pgtick.run_now('s')")
@@ -522,5 +524,28 @@ func TestTick_WhenTheZonesRulesMoveASlot_GoesByItsOwnHistory(t *testing.T) {
 	tick(t, db)
 	require.Equal(t, before, others())
 	require.Equal(t, []string{"03-01 08:00 enqueued", "03-02 08:00 caught_up", "03-02 08:30 run_now"}, fates(t, db, "s"))
-	require.Equal(t, []string{"s created", "s moved"}, all[string](t, db, "select schedule || ' ' || what from pgtick.schedule_versions where schedule = 's' order by version"))
+	require.Equal(t, []string{"s created", "s changed", "s paused", "s resumed", "s moved"}, all[string](t, db, "select schedule || ' ' || what from pgtick.schedule_versions where schedule = 's' order by version"))
+}
+
+func TestTick_AfterAnOutage_CatchesUpOnce_HoweverOldItIs(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s', '*/10 * * * *', 'noop', p_on_missed => 'once', p_catch_up_window => '1 minute')")
+	at(t, db, "2026-03-01T10:35:00Z")
+	tick(t, db)
+	require.Equal(t, []string{"03-01 10:10 missed", "03-01 10:20 missed", "03-01 10:30 caught_up"}, fates(t, db, "s"), "the window is of on_missed all")
+}
+
+func TestPause_ThatEnds_IsThatOfItsOwnSchedule(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	for _, name := range []string{"a", "s", "z"} {
+		exec(t, db, "select pgtick.schedule($1, '*/10 * * * *', 'noop')", name)
+	}
+	exec(t, db, "select pgtick.pause_schedule('a'), pgtick.pause_schedule('s', '2026-03-01 10:15Z')")
+	at(t, db, "2026-03-01T10:20:00Z")
+	tick(t, db)
+	require.Equal(t, []string{"a 2 t", "s 3 f", "z 1 f"}, all[string](t, db, "select concat_ws(' ', name, version, paused_at is not null) from pgtick.schedule_defs order by name"))
 }
