@@ -50,3 +50,17 @@ func TestAdopt_Only_ForgetsTheOthers_AndNotSinceWhenItsOwnWasThere(t *testing.T)
 	exec(t, db.Pool, "select pgtick.adopt('new/app', p_only => true)")
 	require.Equal(t, []string{"new/app 12:00"}, addresses(t, db))
 }
+
+// Two runners that come first, at once and under the same address.
+func TestCheckAddress_OfTwoThatComeFirst_BothMay(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	exec(t, db.Pool, "delete from pgtick.addresses")
+	first, second := session(t, db), session(t, db)
+	exec(t, first, "begin")
+	exec(t, first, "select pgtick.check_address('here/app')")
+	ended := inBackground(t, second, "select pgtick.check_address('here/app')")
+	awaitLock(t, db, second)
+	exec(t, first, "commit")
+	require.NoError(t, <-ended)
+}

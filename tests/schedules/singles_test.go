@@ -44,7 +44,7 @@ func everyKindOfSchedule(t *testing.T, db *pgtest.DB, ticked bool) {
 	t.Helper()
 	at(t, db, "2026-03-01T10:00:30Z")
 	n := 0
-	for _, missed := range []string{"'skip'", "'once'", "'all'", "'all', p_catch_up_limit => 0", "'all', p_catch_up_window => '3 minutes'", "'all', p_catch_up_window => '1 hour'"} {
+	for _, missed := range []string{"'skip'", "'once'", "'once', p_catch_up_limit => 0", "'once', p_catch_up_window => '3 minutes'", "'all'", "'all', p_catch_up_limit => 0", "'all', p_catch_up_window => '3 minutes'", "'all', p_catch_up_window => '1 hour'"} {
 		for _, overlap := range []string{"skip", "allow", "wait", "cancel"} {
 			for _, rest := range []string{"", ", p_ends_at => '2026-03-01 11:30Z'", ", p_ends_at => '2026-03-01 12:07Z'", ", p_time_zone => 'Europe/Berlin', p_jitter => '40 seconds', p_queue => 'other', p_priority => 7"} {
 				if strings.HasPrefix(missed, "'all'") && (overlap == "skip" || overlap == "cancel") {
