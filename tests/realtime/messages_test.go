@@ -264,6 +264,15 @@ func TestProgress_OfEachJob_HasASecondOfItsOwn(t *testing.T) {
 		do(t, db.Pool, `select pgtick.progress($1, $2, 0.5)`, b.ID, b.Fence)
 	}
 	require.Len(t, messages(t, db), 2)
+
+	db.Advance(t, time.Second)
+	do(t, db.Pool, `select pgtick.progress($1, $2, 0.25, 'a')`, a.ID, a.Fence)
+	do(t, db.Pool, `select pgtick.progress($1, $2, 0.75, 'b')`, b.ID, b.Fence)
+	told := map[int64]string{}
+	for _, m := range messages(t, db)[2:] {
+		told[m.job(t).ID] = fmt.Sprint(*m.job(t).Progress, *m.job(t).Note)
+	}
+	require.Equal(t, map[int64]string{a.ID: "0.25a", b.ID: "0.75b"}, told)
 }
 
 // undisturbed does something until a message count is as it should be: on a machine that stands still for a tenth of a second, the messages of

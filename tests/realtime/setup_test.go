@@ -34,7 +34,12 @@ func TestRealtime_ThatComesLater_IsFoundByMigrate_AndMissedWhenItGoes(t *testing
 	require.True(t, db.Migrate(t).Empty())
 
 	do(t, db.Pool, realtimeSchema)
-	require.Equal(t, "off: run pgtick migrate, realtime.send came after it", one[string](t, db.Pool, `select pgtick.realtime_state()`))
+	const others = `create function public.mine() returns trigger language plpgsql as $$ begin return null; end $$;
+		create table public.mine (); create trigger announce_added after insert on public.mine for each row execute function public.mine();
+		create trigger mine after insert on pgtick.live_jobs for each row execute function public.mine()`
+	do(t, db.Pool, others)
+	require.Equal(t, "off: run pgtick migrate, realtime.send came after it", one[string](t, db.Pool, `select pgtick.realtime_state()`), "of the user's own triggers, whatever their names and tables, it is none")
+	do(t, db.Pool, `drop function public.mine() cascade`)
 	life(t, db)
 	require.True(t, db.Migrate(t).SQL)
 	require.True(t, db.Migrate(t).Empty())

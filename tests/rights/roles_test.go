@@ -347,3 +347,29 @@ func requireOperator(t *testing.T, db *pgtest.DB, name string, id int64) {
 		refused(t, operator, "42501", statement)
 	}
 }
+
+// Rights start from nothing each time: what a hand, or an earlier version, has granted on pgtick's own is gone after migrate, and what it grants is there.
+func TestMigrate_TakesAwayWhatItDoesNotGrant(t *testing.T) {
+	t.Parallel()
+	db := newProject(t)
+	const rights = `select format('%s %s %s', c.oid::regclass, a.grantee::regrole, a.privilege_type) from pg_class as c cross join aclexplode(c.relacl) as a
+			where c.relnamespace::regnamespace::text in ('pgtick', 'credits', 'analytics') and a.grantee not in (0, c.relowner)
+		union all select format('%s public %s', c.oid::regclass, a.privilege_type) from pg_class as c cross join aclexplode(c.relacl) as a
+			where c.relnamespace::regnamespace::text in ('pgtick', 'credits', 'analytics') and a.grantee = 0
+		union all select format('%s %s %s', p.oid::regprocedure, a.grantee, a.privilege_type) from pg_proc as p cross join aclexplode(p.proacl) as a
+			where p.pronamespace::regnamespace::text in ('pgtick', 'credits', 'analytics') and a.grantee <> p.proowner
+		union all select format('%s %s %s', n.nspname, a.grantee, a.privilege_type) from pg_namespace as n cross join aclexplode(n.nspacl) as a
+			where n.nspname in ('pgtick', 'credits', 'analytics') and a.grantee <> n.nspowner
+		order by 1`
+	before := all[string](t, db.Pool, rights)
+	for _, role := range []string{"public", "anon", "authenticated", "service_role"} {
+		do(t, db.Pool, "grant all on schema pgtick, credits, analytics to "+role)
+		for _, what := range []string{"tables", "sequences", "routines"} {
+			do(t, db.Pool, "grant all on all "+what+" in schema pgtick, credits, analytics to "+role)
+		}
+	}
+	require.Greater(t, len(all[string](t, db.Pool, rights)), len(before)+1000)
+	do(t, db.Pool, "update pgtick.applied_sql set hash = 'another'")
+	require.True(t, db.Migrate(t).SQL)
+	require.Equal(t, before, all[string](t, db.Pool, rights))
+}

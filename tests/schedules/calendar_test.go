@@ -257,3 +257,24 @@ func TestWhySchedule_NamesTheReasonAndTheRemedy(t *testing.T) {
 	require.Contains(t, why(), "it has no slot any more")
 	require.Equal(t, "TK006", refused(t, db, "select pgtick.why_schedule('t')").Code)
 }
+
+func TestUnaccounted_OfATimeThatIsNone_IsRefused(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	for _, since := range []string{"null", "'0'", "'-1 day'", "'-1 year 361 days'"} {
+		e := refused(t, db, "select pgtick.unaccounted_slots("+since+")")
+		require.Equal(t, "TK000", e.Code, since)
+		require.Contains(t, e.Message, "since ", since)
+	}
+}
+
+// What is found only when its time has come is not looked for before: a change in between is no move.
+func TestPause_WhileTheZonesRulesHaveMovedASlotToCome_IsAPauseAlone(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T12:00:00Z")
+	exec(t, db, "select pgtick.schedule('s', '0 9 * * *', 'noop', p_time_zone => 'Europe/Berlin')")
+	exec(t, db, "update pgtick.schedule_defs set next_at = '2026-03-02 09:00+00'") // under the rules that were
+	exec(t, db, "select pgtick.pause_schedule('s')")
+	require.Equal(t, []string{"created", "paused"}, all[string](t, db, "select what from pgtick.schedule_versions order by version"))
+}
