@@ -11,8 +11,8 @@ import (
 	"syscall"
 )
 
-// What the other side may have us keep of one answer. Real ones are some hundred bytes; the longest, of a cluster about itself and its commands, below
-// a megabyte.
+// What the other side may have us keep of one answer. Most are some hundred bytes. The longest that go-redis asks for, COMMAND in a cluster, has 90 kB
+// and 3,500 lists from Redis 7.0.
 const (
 	mostOfAnswer   = 64 << 20
 	perElement     = 16   // what go-redis takes for each element that a list announces, before one has come
