@@ -195,73 +195,6 @@ func TestSchedule_WhereNamesAreCollected_AddsItsOwn(t *testing.T) {
 	do(t, conn, "commit")
 }
 
-// rows are those of a schedule's slots, and what its jobs are.
-func rows(t *testing.T, db *pgtest.DB, name string) []string {
-	t.Helper()
-	return all[string](t, db, `select l::text from pgtick.slot_log as l join pgtick.schedule_defs as s on s.id = l.schedule_id where s.name = $1
-		union all select 'job ' || j.id from pgtick.live_jobs as j join pgtick.schedule_defs as s on s.id = j.schedule_id where s.name = $1 order by 1`, name)
-}
-
-// Of two schedules that have gone through the same, in slots one by one and in a range of them.
-func TestResume_WithCatchingUp_LeavesTheSlotsOfOthersAlone(t *testing.T) {
-	t.Parallel()
-	for _, until := range []string{"2026-03-01T10:06:00Z", "2026-03-03T10:00:30Z"} {
-		for _, catchUp := range []bool{true, false} {
-			db := newDB(t)
-			at(t, db, "2026-03-01T10:00:30Z")
-			for _, name := range []string{"a", "b", "c"} {
-				exec(t, db, "select pgtick.schedule($1, '* * * * *', 'noop', p_on_missed => 'all', p_catch_up_limit => 3), pgtick.pause_schedule($1)", name)
-			}
-			at(t, db, until)
-			tick(t, db)
-			a, c, before := rows(t, db, "a"), rows(t, db, "c"), countOf(t, db, "b", "caught_up")
-			require.NotEmpty(t, a)
-			require.Zero(t, before)
-			exec(t, db, "select pgtick.resume_schedule('b', $1)", catchUp)
-			require.Equal(t, map[bool]*string{true: pointer("with catching up"), false: nil}[catchUp], one[*string](t, db, "select reason from pgtick.schedule_versions where what = 'resumed'"))
-			require.Equal(t, a, rows(t, db, "a"))
-			require.Equal(t, c, rows(t, db, "c"))
-			require.Equal(t, map[bool]int{true: 3, false: 0}[catchUp], countOf(t, db, "b", "caught_up"))
-			require.Equal(t, map[bool]int{true: 3, false: 0}[catchUp], one[int](t, db, "select count(*) from pgtick.live_jobs"))
-			require.Equal(t, []string{"a paused", "b active", "c paused"}, all[string](t, db, "select name || ' ' || case when paused_at is null then 'active' else 'paused' end from pgtick.schedules order by name"))
-			requireNothingUnaccounted(t, db)
-		}
-	}
-}
-
-// With nothing to catch up there is nothing to run, and nobody to wake.
-func TestResume_WithCatchingUp_WhereNothingWasSkipped_MakesNoJob(t *testing.T) {
-	t.Parallel()
-	db := newDB(t)
-	at(t, db, "2026-03-01T10:00:30Z")
-	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'all')")
-	at(t, db, "2026-03-01T10:01:00Z")
-	tick(t, db)
-	exec(t, db, "select pgtick.pause_schedule('s')")
-	at(t, db, "2026-03-01T10:01:30Z")
-	before := rows(t, db, "s")
-	exec(t, db, "select pgtick.resume_schedule('s', true)")
-	require.Equal(t, before, rows(t, db, "s"))
-}
-
-func TestResume_WithCatchingUp_WakesWhoSleeps(t *testing.T) {
-	t.Parallel()
-	db := newDB(t)
-	at(t, db, "2026-03-01T10:00:30Z")
-	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop'), pgtick.pause_schedule('s')")
-	at(t, db, "2026-03-01T10:01:10Z")
-	tick(t, db)
-	runner := one[int64](t, db, "select pgtick.register('r', '{default}', '{noop}')")
-	number := one[string](t, db, "select pgtick.sleep($1, '1 minute')::text", runner)
-	require.Eventually(t, func() bool { return one[bool](t, db, "select pgtick.settled($1::text::xid8)", number) }, pgtest.Patience, time.Millisecond)
-	conn := session(t, db)
-	do(t, conn, "listen pgtick")
-	exec(t, db, "select pgtick.resume_schedule('s', true)")
-	heard, err := notified(t, conn)
-	require.NoError(t, err)
-	require.Equal(t, "default", heard.Payload)
-}
-
 // Slots that lie ahead of a clock which was put right are given up by a change, each schedule's own and no others.
 func TestChange_AfterTheClockWasAhead_TakesItsOwnSlotsBackAlone(t *testing.T) {
 	t.Parallel()
@@ -311,42 +244,6 @@ func TestPause_UntilAnotherTime_IsAChange(t *testing.T) {
 	require.Len(t, changes(t, db), 5)
 	require.Nil(t, one[*time.Time](t, db, "select paused_until from pgtick.schedules"))
 }
-
-// Only its own job, of that slot or a later one, and done, is what a deadline waits for.
-func TestDeadlines_AreKeptByAJobOfItsOwnThatIsDone(t *testing.T) {
-	t.Parallel()
-	db := newDB(t)
-	at(t, db, "2026-03-01T10:00:30Z")
-	for _, name := range []string{"a", "b", "free"} {
-		exec(t, db, "select pgtick.schedule($1, '0 * * * *', 'noop', p_must_finish_within => case when $1 <> 'free' then interval '10 minutes' end)", name)
-	}
-	// slot makes the jobs of the next hour, and ends those of these schedules.
-	slot := func(hour string, outcomes map[string]string) {
-		t.Helper()
-		at(t, db, "2026-03-01T"+hour+":00:00Z")
-		tick(t, db)
-		runner := one[int64](t, db, "select pgtick.register('r', '{default}', '{noop}')")
-		exec(t, db, "select pgtick.claim($1, '{default}', '{noop}', 100)", runner)
-		for name, outcome := range outcomes {
-			exec(t, db, `select pgtick.finish(j.runner_id, array[j.id], array[j.fence], array[$2]) from pgtick.live_jobs as j join pgtick.schedule_defs as s on s.id = j.schedule_id
-				where s.name = $1 and j.runner_id is not null`, name, outcome)
-		}
-		exec(t, db, "select pgtick.leave($1)", runner)
-	}
-	overdue := func(minute string) []string {
-		t.Helper()
-		at(t, db, "2026-03-01T"+minute+":01Z")
-		return all[string](t, db, "select o.name || to_char(o.slot at time zone 'UTC', ' HH24:MI') from pgtick.overdue_schedules(pgtick.now()) as o order by 1")
-	}
-	slot("11", map[string]string{"a": "done", "b": "failed", "free": "failed"})
-	require.Empty(t, overdue("11:09"))
-	require.Equal(t, []string{"b 11:00"}, overdue("11:10"), "a failed job keeps nothing")
-	slot("12", map[string]string{"b": "done", "free": "failed"})
-	require.Empty(t, overdue("12:09"), "the later slot of b is done, and that of a has time")
-	require.Equal(t, []string{"a 12:00"}, overdue("12:10"), "an earlier one that was done keeps nothing, nor does that of another schedule")
-}
-
-func pointer[T any](v T) *T { return &v }
 
 // Slots that have a job stay when the clock is put right, and are told already; those between them are not, also where an outage makes a range of
 // all. Another schedule has its own, at other times.

@@ -50,75 +50,6 @@ func TestSlots_TellTheCauseWhereItIsKnown(t *testing.T) {
 	require.Contains(t, one[string](t, db, "select reason from pgtick.slots where schedule = 'many' and cause = 'late'"), "no tick had reached it by 2026-03-01 10:55:00 UTC")
 }
 
-func TestResume_WithCatchingUp_RunsWhatThePauseSkipped(t *testing.T) {
-	t.Parallel()
-	for name, row := range map[string]struct {
-		settings string
-		want     []string
-	}{
-		"once": {"p_on_missed => 'once'", []string{"10:10 skipped_paused", "10:20 skipped_paused", "10:30 skipped_paused", "10:40 caught_up"}},
-		"once, whatever the window": {"p_on_missed => 'once', p_catch_up_window => '1 minute'",
-			[]string{"10:10 skipped_paused", "10:20 skipped_paused", "10:30 skipped_paused", "10:40 caught_up"}},
-		"all": {"p_on_missed => 'all'", []string{"10:10 caught_up", "10:20 caught_up", "10:30 caught_up", "10:40 caught_up"}},
-		"all, limited": {"p_on_missed => 'all', p_catch_up_limit => 2",
-			[]string{"10:10 skipped_paused", "10:20 skipped_paused", "10:30 caught_up", "10:40 caught_up"}},
-		"all, in a window": {"p_on_missed => 'all', p_catch_up_window => '22 minutes'",
-			[]string{"10:10 skipped_paused", "10:20 skipped_paused", "10:30 caught_up", "10:40 caught_up"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := newDB(t)
-			at(t, db, "2026-03-01T10:00:30Z")
-			exec(t, db, "select pgtick.schedule('s', '*/10 * * * *', 'noop', "+row.settings+")")
-			exec(t, db, "select pgtick.pause_schedule('s')")
-			at(t, db, "2026-03-01T10:10:00Z")
-			tick(t, db)
-			at(t, db, "2026-03-01T10:45:00Z")
-			exec(t, db, "select pgtick.resume_schedule('s', p_catch_up => true)")
-			require.Equal(t, row.want, all[string](t, db, "select to_char(slot at time zone 'UTC', 'HH24:MI') || ' ' || fate from pgtick.slots order by slot"))
-			require.Equal(t, countOf(t, db, "s", "caught_up"), one[int](t, db, "select count(*) from pgtick.jobs where state = 'ready'"))
-			require.Contains(t, one[string](t, db, "select reason from pgtick.slots where fate = 'caught_up' limit 1"), "paused since 2026-03-01 10:00:30 UTC; resumed with catching up by ")
-			require.Equal(t, 1, claimable(t, db))
-			require.Zero(t, tick(t, db))
-			requireNothingUnaccounted(t, db)
-		})
-	}
-}
-
-func TestResume_WithCatchingUp_TakesTheNewestOffARange(t *testing.T) {
-	t.Parallel()
-	db := newDB(t)
-	at(t, db, "2026-03-01T10:00:30Z")
-	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'all', p_catch_up_limit => 5)")
-	exec(t, db, "select pgtick.pause_schedule('s')")
-	at(t, db, "2026-03-03T10:00:30Z")
-	tick(t, db)
-	require.Equal(t, 2880, countOf(t, db, "s", "skipped_range"))
-	exec(t, db, "select pgtick.resume_schedule('s', p_catch_up => true)")
-	require.Equal(t, 2875, countOf(t, db, "s", "skipped_range"))
-	require.Equal(t, []string{"09:56", "09:57", "09:58", "09:59", "10:00"}, all[string](t, db, "select to_char(slot at time zone 'UTC', 'HH24:MI') from pgtick.slots where fate = 'caught_up' order by slot"))
-	require.Equal(t, "2026-03-03 09:55:00", one[string](t, db, "select (last_slot at time zone 'UTC')::text from pgtick.slots where fate = 'skipped_range'"))
-	requireNothingUnaccounted(t, db)
-	// and when little of the range is left, that is told singly
-	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'all', p_catch_up_limit => 2000), pgtick.pause_schedule('s')")
-	at(t, db, "2026-03-05T10:00:30Z")
-	exec(t, db, "select pgtick.resume_schedule('s', p_catch_up => true)")
-	require.Equal(t, 2005, countOf(t, db, "s", "caught_up"))
-	require.Equal(t, 880, countOf(t, db, "s", "skipped_paused"))
-	requireNothingUnaccounted(t, db)
-}
-
-func TestResume_WithCatchingUp_WhenThePolicyIsSkip_IsRefused(t *testing.T) {
-	t.Parallel()
-	db := newDB(t)
-	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_missed => 'skip')")
-	exec(t, db, "select pgtick.pause_schedule('s')")
-	e := refused(t, db, "select pgtick.resume_schedule('s', true)")
-	require.Equal(t, "TK000", e.Code)
-	require.Contains(t, e.Message, `on_missed of schedule "s" is skip`)
-	require.NotNil(t, one[*time.Time](t, db, "select paused_at from pgtick.schedules"))
-}
-
 func TestDeadlines_AreCheckedByTheClocks_AndToldOnce(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
@@ -277,4 +208,38 @@ func TestDeadlines_AreWarnedOfOnce_EachByItsName(t *testing.T) {
 	tick(t, db)
 	require.Equal(t, []string{warned("a", "12:00")}, check("2026-03-01T12:20:00Z"), "of b that is known; it is of a later slot now")
 	require.Equal(t, []string{"a 12:00", "b 12:00"}, kept())
+}
+
+// Only its own job, of that slot or a later one, and done, is what a deadline waits for.
+func TestDeadlines_AreKeptByAJobOfItsOwnThatIsDone(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	for _, name := range []string{"a", "b", "free"} {
+		exec(t, db, "select pgtick.schedule($1, '0 * * * *', 'noop', p_must_finish_within => case when $1 <> 'free' then interval '10 minutes' end)", name)
+	}
+	// slot makes the jobs of the next hour, and ends those of these schedules.
+	slot := func(hour string, outcomes map[string]string) {
+		t.Helper()
+		at(t, db, "2026-03-01T"+hour+":00:00Z")
+		tick(t, db)
+		runner := one[int64](t, db, "select pgtick.register('r', '{default}', '{noop}')")
+		exec(t, db, "select pgtick.claim($1, '{default}', '{noop}', 100)", runner)
+		for name, outcome := range outcomes {
+			exec(t, db, `select pgtick.finish(j.runner_id, array[j.id], array[j.fence], array[$2]) from pgtick.live_jobs as j join pgtick.schedule_defs as s on s.id = j.schedule_id
+				where s.name = $1 and j.runner_id is not null`, name, outcome)
+		}
+		exec(t, db, "select pgtick.leave($1)", runner)
+	}
+	overdue := func(minute string) []string {
+		t.Helper()
+		at(t, db, "2026-03-01T"+minute+":01Z")
+		return all[string](t, db, "select o.name || to_char(o.slot at time zone 'UTC', ' HH24:MI') from pgtick.overdue_schedules(pgtick.now()) as o order by 1")
+	}
+	slot("11", map[string]string{"a": "done", "b": "failed", "free": "failed"})
+	require.Empty(t, overdue("11:09"))
+	require.Equal(t, []string{"b 11:00"}, overdue("11:10"), "a failed job keeps nothing")
+	slot("12", map[string]string{"b": "done", "free": "failed"})
+	require.Empty(t, overdue("12:09"), "the later slot of b is done, and that of a has time")
+	require.Equal(t, []string{"a 12:00"}, overdue("12:10"), "an earlier one that was done keeps nothing, nor does that of another schedule")
 }
