@@ -97,12 +97,13 @@ func TestWhy_ItIsNotDue(t *testing.T) {
 }
 
 // What will matter once it is due is not why it does not run now.
-func TestWhy_ItIsNotDue_WhileItsLimitIsFullAndItsRowLocked_SaysOnlyThat(t *testing.T) {
+func TestWhy_ItIsNotDue_WhileItsLimitIsFull_TwoRunnersHaveDiedWithIt_AndItsRowIsLocked_SaysOnlyThat(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	exec(t, db.Pool, "select pgtick.set_limit('echo', p_max_running => 1)")
 	held(t, db)
 	id := one[int64](t, db.Pool, "select pgtick.enqueue('echo', p_run_at => pgtick.now() + interval '90 minutes')")
+	exec(t, db.Pool, "update pgtick.live_jobs set losses = 2, attempt = 2, uncounted = 2 where id = $1", id)
 	lockJob(t, db, id)
 	require.Equal(t, "it is not due", whyOnly(t, db.Pool, id).Reason)
 }
@@ -335,16 +336,4 @@ func TestWhy_OfNoJob_IsRefused(t *testing.T) {
 	for _, id := range []any{4711, -1, nil} {
 		refused(t, db.Pool, "TK004", "select * from pgtick.why($1)", id)
 	}
-}
-
-// Nobody wants a job before its time, so that it is locked then is no reason.
-func TestWhy_AJobThatIsDueLater_AndLocked_WaitsForItsTimeAlone(t *testing.T) {
-	t.Parallel()
-	db := pgtest.New(t)
-	register(t, db, "r", "echo")
-	id := one[int64](t, db.Pool, "select pgtick.enqueue('echo', p_run_at => now() + interval '1 hour')")
-	before := reasons(why(t, db.Pool, id))
-	require.Len(t, before, 1)
-	lockJob(t, db, id)
-	require.Equal(t, before, reasons(why(t, db.Pool, id)))
 }
