@@ -188,7 +188,7 @@ func (b *tab) until(js string) {
 	var last string
 	defer func() {
 		if b.t.Failed() {
-			b.t.Log("waited for: ", js, "; last: ", last, "; the page says: ", b.said())
+			b.t.Log("the page says: ", b.said(), "; waited for: ", js, "; last: ", last)
 		}
 	}()
 	eventually(b.t, js, func() bool {
@@ -203,9 +203,9 @@ func (b *tab) until(js string) {
 	})
 }
 
-// said is the text of the page's main part, for messages.
+// said is where the page is and the text of its main part, for messages.
 func (b *tab) said() (text string) {
-	text, _ = chromedp.Run(b.ctx, chromedp.Evaluate[string](`document.body ? document.body.innerText.slice(0, 3000) : ''`))
+	text, _ = chromedp.Run(b.ctx, chromedp.Evaluate[string](`location.href + ' ' + (document.body ? document.body.innerText.slice(0, 3000) : '')`))
 	return text
 }
 
@@ -217,17 +217,19 @@ func (b *tab) text(selector string) (text string) {
 	return text
 }
 
-// click is a click of the mouse on what is there to be seen.
+// click is a click of the mouse on what is there to be seen. Where a live page has moved it away under the mouse, it clicks again, as a user would.
 func (b *tab) click(selector string) {
 	b.t.Helper()
 	b.until(fmt.Sprintf("document.querySelector(%s)", quote(selector)))
 	eventually(b.t, "a click on "+selector, func() bool {
+		b.eval(`window.hit = null; window.watched ??= (addEventListener('click', (e) => { window.hit = e.target; }, true), true)`, nil)
 		err := chromedp.Do(b.ctx, b.soon(chromedp.Steps(chromedp.ScrollIntoView(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector)))))
 		if err != nil && strings.Contains(err.Error(), "node with given id") {
 			return false // a live page has just put another one in its place
 		}
 		require.NoError(b.t, err, selector)
-		return true
+		hit, err := chromedp.Run(b.ctx, chromedp.Evaluate[bool](fmt.Sprintf(`window.hit === undefined || (window.hit !== null && !!window.hit.closest(%s))`, quote(selector))))
+		return hit || err != nil // nothing to ask: the click led to another page
 	})
 }
 
