@@ -11,7 +11,7 @@ begin
     select case
       when t.typtype = 'e' then true
       when t.typcategory = 'A' and t.typelem <> 0 then pgtick.is_plain_type(t.typelem)
-      else t.typtype in ('b', 'r', 'm') and t.typnamespace = 'pg_catalog'::regnamespace and t.oid <> 'internal'::regtype end
+      else t.typtype in ('b', 'r', 'm') and t.typnamespace = 'pg_catalog'::regnamespace end
     from pg_catalog.pg_type as t
     where t.oid = p_type);
 end
@@ -52,7 +52,7 @@ begin
   if v_proc.prokind not in ('f', 'p') or v_proc.prorettype in ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype) then
     perform pgtick.invalid('function', v_name, 'a plain function or a procedure, no aggregate, window function or trigger');
   end if;
-  if v_proc.provariadic <> 0 or v_proc.proargmodes && '{o,b,v}'::"char"[] then
+  if v_proc.proargmodes && '{o,b,v}'::"char"[] then
     perform pgtick.invalid('function', v_name, 'its parameters are plain input: none is out, inout or variadic', 'Wrap it in a function that returns what it gives.');
   end if;
   select a.type into v_wrong from pgtick.parameters_of(p_function) as a where a.name is null or a.name = '' or not a.is_plain limit 1;
@@ -60,7 +60,7 @@ begin
     perform pgtick.invalid('function', v_name, format('each parameter has a name, and a type of pg_catalog, an enum, or an array of these; one is %s', v_wrong),
       'Wrap it in a function with such parameters.');
   end if;
-  if p_as_role is null or not exists (select from pg_catalog.pg_roles as r where r.rolname = p_as_role) then
+  if not exists (select from pg_catalog.pg_roles as r where r.rolname = p_as_role) then
     perform pgtick.invalid('as_role', p_as_role, 'a role of this server');
   end if;
   if exists (select from pg_catalog.pg_roles as r where r.rolname = p_as_role and r.rolsuper) then
@@ -73,7 +73,7 @@ begin
   end if;
   select string_agg(quote_ident(r.rolname), ', ' order by r.rolname) into v_logins
   from pg_catalog.pg_roles as r
-  where r.rolcanlogin and not r.rolsuper and exists (select from pg_catalog.pg_roles as x where x.rolname = 'pgtick_runner' and pg_catalog.pg_has_role(r.oid, x.oid, 'member'))
+  where r.rolcanlogin and exists (select from pg_catalog.pg_roles as x where x.rolname = 'pgtick_runner' and pg_catalog.pg_has_role(r.oid, x.oid, 'member'))
     and not pg_catalog.pg_has_role(r.oid, p_as_role, 'member');
   if v_logins is not null then
     perform pgtick.invalid('as_role', p_as_role, format('the runner''s login is a member of it; not so: %s', v_logins), format('grant %I to %s;', p_as_role, v_logins));

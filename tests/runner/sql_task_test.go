@@ -1,9 +1,11 @@
 package runner
 
 import (
+	"context"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
@@ -41,10 +43,19 @@ func clerk(t *testing.T, db *pgtest.DB) string {
 	role := "clerk_" + ask[string](t, db, "select current_database()")
 	do(t, db, "create role "+role)
 	do(t, db, "grant "+role+" to pgtick_runner")
-	t.Cleanup(func() {
-		_, _ = db.Pool.Exec(t.Context(), "drop owned by "+role+" cascade") // which does not end with the test's database
-	})
+	dropRole(t, db, role)
 	return role
+}
+
+// dropRole has a role end with the test: the server would keep it.
+func dropRole(t *testing.T, db *pgtest.DB, role string) {
+	t.Helper()
+	t.Cleanup(func() {
+		for _, statement := range []string{"drop owned by " + role + " cascade", "drop role " + role} {
+			_, err := db.Pool.Exec(context.WithoutCancel(t.Context()), statement)
+			assert.NoError(t, err, statement)
+		}
+	})
 }
 
 func allow(t *testing.T, db *pgtest.DB, functions ...string) {
@@ -197,6 +208,16 @@ func TestAllowFunction_RefusesWhatJobsShouldNotCall(t *testing.T) {
 		`create function shop.any(x anyelement) returns void language sql as ''`,
 		`create function shop.row(x shop.orders) returns void language sql as ''`,
 		`create domain shop.positive as bigint check (value > 0)`, `create function shop.domain(x shop.positive) returns void language sql as ''`,
+		`create domain shop.words as text[]`, `create function shop.words(x shop.words) returns void language sql as ''`,
+		`create type shop.span as range (subtype = bigint)`, `create function shop.span(x shop.span) returns void language sql as ''`,
+		`create function shop.catalog(x pg_class) returns void language sql as ''`,
+		`create function shop.half(named bigint, bigint) returns void language sql as ''`,
+		`create type shop.point`, `create function shop.point_in(cstring) returns shop.point language internal immutable strict as 'point_in'`, // no array, but it has elements
+		`create function shop.point_out(shop.point) returns cstring language internal immutable strict as 'point_out'`,
+		`create type shop.point (input = shop.point_in, output = shop.point_out, like = point, element = float8, subscript = raw_array_subscript_handler)`,
+		`create function shop.move(x shop.point) returns void language sql as ''`,
+		`create schema closed`, `create function closed.open() returns void language sql as ''`,
+		`create role crowd_` + role + ` in role pgtick_runner`, // nobody logs in as it, so nothing is missing for it
 		`create function shop.trigger() returns trigger language plpgsql as 'begin return new; end'`,
 		`grant execute on all routines in schema shop to ` + role,
 		`create function shop.private() returns void language sql as ''`, `revoke execute on function shop.private() from public`,
@@ -204,21 +225,25 @@ func TestAllowFunction_RefusesWhatJobsShouldNotCall(t *testing.T) {
 	} {
 		do(t, db, statement)
 	}
-	t.Cleanup(func() { _, _ = db.Pool.Exec(t.Context(), "drop owned by stranger_"+role+" cascade") })
+	dropRole(t, db, "stranger_"+role)
+	dropRole(t, db, "crowd_"+role)
 	for function, field := range map[string]string{
 		"shop.nameless(bigint)": "function", "shop.many(bigint[])": "function", "shop.out()": "function", "shop.any(anyelement)": "function", "shop.row(shop.orders)": "function",
-		"shop.domain(shop.positive)": "function", "shop.trigger()": "function", "pg_catalog.sum(bigint)": "function", "shop.private()": "as_role",
+		"shop.domain(shop.positive)": "function", "shop.trigger()": "function", "pg_catalog.sum(bigint)": "function", "shop.private()": "as_role", "shop.words(shop.words)": "function",
+		"shop.span(shop.span)": "function", "shop.catalog(pg_class)": "function", "shop.half(bigint,bigint)": "function", "shop.move(shop.point)": "function", "closed.open()": "as_role",
 	} {
 		pg := refused(t, db, "select pgtick.allow_function(to_regprocedure($1), $2)", function, role)
 		require.Equal(t, "TK000", pg.Code)
-		require.Contains(t, pg.Message, field, function)
+		require.Contains(t, pg.Message, field+" ", function)
 	}
+	require.Contains(t, refused(t, db, "select pgtick.allow_function('shop.clear()', null)").Message, "as_role null")
 	require.Contains(t, refused(t, db, "select pgtick.allow_function('shop.clear()', 'postgres')").Message, "superuser")
 	require.Contains(t, refused(t, db, "select pgtick.allow_function('shop.clear()', 'nobody_here')").Message, "as_role")
 	stranger := refused(t, db, "select pgtick.allow_function('shop.clear()', $1)", "stranger_"+role)
 	require.Contains(t, stranger.Hint, "grant stranger_"+role+" to pgtick_runner;")
 	require.Contains(t, refused(t, db, "select pgtick.allow_function('shop.private()', $1)", role).Hint, "grant execute on routine shop.private() to "+role)
 	require.Zero(t, ask[int](t, db, "select count(*) from pgtick.allowed_functions"))
+	allow(t, db, "shop.clear()")
 }
 
 func TestSQLTask_BehindATransactionPooler_CallsFunctions_AndNoProcedure(t *testing.T) {

@@ -7349,7 +7349,7 @@ begin
     select case
       when t.typtype = 'e' then true
       when t.typcategory = 'A' and t.typelem <> 0 then pgtick.is_plain_type(t.typelem)
-      else t.typtype in ('b', 'r', 'm') and t.typnamespace = 'pg_catalog'::regnamespace and t.oid <> 'internal'::regtype end
+      else t.typtype in ('b', 'r', 'm') and t.typnamespace = 'pg_catalog'::regnamespace end
     from pg_catalog.pg_type as t
     where t.oid = p_type);
 end
@@ -7390,7 +7390,7 @@ begin
   if v_proc.prokind not in ('f', 'p') or v_proc.prorettype in ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype) then
     perform pgtick.invalid('function', v_name, 'a plain function or a procedure, no aggregate, window function or trigger');
   end if;
-  if v_proc.provariadic <> 0 or v_proc.proargmodes && '{o,b,v}'::"char"[] then
+  if v_proc.proargmodes && '{o,b,v}'::"char"[] then
     perform pgtick.invalid('function', v_name, 'its parameters are plain input: none is out, inout or variadic', 'Wrap it in a function that returns what it gives.');
   end if;
   select a.type into v_wrong from pgtick.parameters_of(p_function) as a where a.name is null or a.name = '' or not a.is_plain limit 1;
@@ -7398,7 +7398,7 @@ begin
     perform pgtick.invalid('function', v_name, format('each parameter has a name, and a type of pg_catalog, an enum, or an array of these; one is %s', v_wrong),
       'Wrap it in a function with such parameters.');
   end if;
-  if p_as_role is null or not exists (select from pg_catalog.pg_roles as r where r.rolname = p_as_role) then
+  if not exists (select from pg_catalog.pg_roles as r where r.rolname = p_as_role) then
     perform pgtick.invalid('as_role', p_as_role, 'a role of this server');
   end if;
   if exists (select from pg_catalog.pg_roles as r where r.rolname = p_as_role and r.rolsuper) then
@@ -7411,7 +7411,7 @@ begin
   end if;
   select string_agg(quote_ident(r.rolname), ', ' order by r.rolname) into v_logins
   from pg_catalog.pg_roles as r
-  where r.rolcanlogin and not r.rolsuper and exists (select from pg_catalog.pg_roles as x where x.rolname = 'pgtick_runner' and pg_catalog.pg_has_role(r.oid, x.oid, 'member'))
+  where r.rolcanlogin and exists (select from pg_catalog.pg_roles as x where x.rolname = 'pgtick_runner' and pg_catalog.pg_has_role(r.oid, x.oid, 'member'))
     and not pg_catalog.pg_has_role(r.oid, p_as_role, 'member');
   if v_logins is not null then
     perform pgtick.invalid('as_role', p_as_role, format('the runner''s login is a member of it; not so: %s', v_logins), format('grant %I to %s;', p_as_role, v_logins));
@@ -13686,7 +13686,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := 'ce40bb15632bcd74ff40571d3f99f13c7ef2964a575c1f5c5d2be57c406a43e5';
+  v_hash constant text := '22d8137b469054ebc9e12dd0343871982b68820b22f06bc5dc56ddc6a2576fa5';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
