@@ -254,15 +254,23 @@ func TestNextRun_WhenZoneIsNoFullName_SuggestsOne(t *testing.T) {
 		"america/newyork": "America/New_York", "Asia/Katmandu2": "Asia/Katmandu", "Berlin": "Europe/Berlin", "New York": "America/New_York", "Los Angeles": "America/Los_Angeles",
 		"lord howe": "Australia/Lord_Howe", "Casablanca": "Africa/Casablanca", "St Johns": "America/St_Johns", "Kathmandu": "Asia/Kathmandu", "Apia": "Pacific/Apia",
 		"Tokio": "Asia/Tokyo", "Europe/Berlin ": "Europe/Berlin", " UTC": "Etc/UTC", "America/St.Johns": "America/St_Johns", "Eastern Time": "US/Eastern",
-		"Deutschland": "for example Europe/Berlin", "🦊": "for example Europe/Berlin",
+		"Deutschland": "for example Europe/Berlin", "🦊": "for example Europe/Berlin", "right/Europe/Berlin": "", "Factory": "", "posixrules": "",
+		"Cubaa": "Did you mean Asia/Dubai", // of the names with a continent
 	} {
 		e := refused(t, db, "select pgtick.next_run('0 9 * * *', p_time_zone => $1)", zone)
 		require.Equal(t, "TK018", e.Code, "%q: %s", zone, e.Message)
 		require.Contains(t, e.Message, "time zone \""+zone+"\"")
 		require.Contains(t, e.Hint, says, "%q", zone)
+		require.NotRegexp(t, "posix/|right/", e.Hint, "%q", zone)
 	}
-	require.Equal(t, "TK018", refused(t, db, "select pgtick.next_run('0 9 * * *', p_time_zone => null)").Code)
-	for _, zone := range []string{"UTC", "Etc/UTC", "Etc/GMT-14", "Etc/GMT+12", "Europe/Berlin", "America/Argentina/Buenos_Aires", "America/Port-au-Prince", "Asia/Kathmandu"} {
+	for zone, why := range map[string]string{"CET": "is an abbreviation with a fixed offset", "pdt": "is an abbreviation", "+02:00": "is a fixed offset", "Mars/Base": "is not known here"} {
+		require.Contains(t, refused(t, db, "select pgtick.next_run('0 9 * * *', p_time_zone => $1)", zone).Message, why, zone)
+	}
+	require.Contains(t, refused(t, db, "select pgtick.next_run('0 9 * * *', p_time_zone => $1)", strings.Repeat("Europe/Berlin", 5)).Hint, "for example Europe/Berlin", "too long for a slip of the pen")
+	for _, sql := range []string{"select pgtick.next_run('0 9 * * *', p_time_zone => null)", "select pgtick.preview('0 9 * * *', 'CET')", "select pgtick.preview('0 9 * * *', 'Mars/Base')"} {
+		require.Equal(t, "TK018", refused(t, db, sql).Code, sql)
+	}
+	for _, zone := range []string{"UTC", "Etc/UTC", "Etc/GMT-14", "Etc/GMT+12", "Europe/Berlin", "America/Argentina/Buenos_Aires", "America/Port-au-Prince", "Asia/Kathmandu", "europe/berlin", "Japan", "japan", "CST6CDT"} {
 		exec(t, db, "select pgtick.next_run('0 9 * * *', p_time_zone => $1)", zone)
 	}
 }
