@@ -167,7 +167,7 @@ begin
     v_span := v_item;
     if strpos(v_item, '/') > 0 then
       v_span := split_part(v_item, '/', 1);
-      if split_part(v_item, '/', 2) !~ '^[0-9]{1,9}$' or split_part(v_item, '/', 3) <> '' or v_item ~ '/.*/' then
+      if split_part(v_item, '/', 2) !~ '^[0-9]{1,9}$' or v_item ~ '/.*/' then
         perform pgtick.cron_error('TK011', p_cron, p_field, v_item, 'the step after "/" must be one whole number, of at most nine digits', format('Write for example */%s.', least(5, v_high - v_low)));
       end if;
       v_step := split_part(v_item, '/', 2)::integer;
@@ -261,7 +261,7 @@ begin
     end if;
   elsif left(v_text, 1) = '@' or v_lower ~ E'^[0-9]+\\s*(s|sec|secs|second|seconds)$' then
     v_match := regexp_match(v_lower, E'^(?:@every\\s+)?(?:(\\d{1,9})d)?(?:(\\d{1,9})h)?(?:(\\d{1,9})m)?(?:(\\d{1,9})s)?$');
-    if v_match is null or v_match = '{NULL,NULL,NULL,NULL}' or left(v_text, 1) <> '@' then
+    if v_match is null or left(v_text, 1) <> '@' then
       v_match := array[null, null, null, (regexp_match(v_lower, E'^(?:@every\\s+)?(\\d{1,18})\\s*(?:sec|second)s?$'))[1]];
     end if;
     v_seconds := coalesce(v_match[1]::numeric, 0) * 86400 + coalesce(v_match[2]::numeric, 0) * 3600 + coalesce(v_match[3]::numeric, 0) * 60 + coalesce(v_match[4]::numeric, 0);
@@ -683,7 +683,7 @@ begin
     v_end := least(v_at + interval '6 days', v_to + v_near + interval '1 second');
     v_shift := pgtick.zone_shift(p_time_zone, v_at, v_end);
     v_at := coalesce(v_shift, v_end);
-    continue when v_shift is null or v_shift + v_near <= v_done or v_shift - v_near > v_to;
+    continue when v_shift is null or v_shift - v_near > v_to;
     v_end := case when p_cron.elapsed then v_shift - interval '1 microsecond' else greatest(v_shift - v_near, v_done) end;
     v_count := v_count + pgtick.cron_count_walls(p_cron, v_done_wall, v_end at time zone 'UTC' at time zone p_time_zone);
     if p_cron.elapsed then

@@ -163,6 +163,25 @@ func TestCounting_ForRandomExpressions_AgreesWithListing(t *testing.T) {
 	require.Empty(t, different)
 }
 
+func TestCounting_ThatBeginsOrEndsNearAShift_AgreesWithListing(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	different := all[string](t, db, `
+		with moments as (
+			select z.name, z.shift::timestamptz + d.distance as at
+			from (values ('Europe/Berlin', '2026-03-29 01:00Z'), ('Europe/Berlin', '2026-10-25 01:00Z'), ('Australia/Lord_Howe', '2026-10-03 15:30Z'), ('Africa/Casablanca', '2026-02-15 02:00Z')) as z(name, shift)
+			cross join unnest('{-27 h,-26 h -1 us,-26 h,-1 h,-1 us,0,1 us,30 min,1 h,26 h,26 h 1 us}'::interval[]) as d(distance))
+		select concat_ws(' | ', c.cron, f.name, f.at, u.at, p.gap, p.fold, n.counted, l.listed)
+		from unnest('{"*/30 * * * *","30 2 * * *","15,45 0,1,2,3,23 * * *","0 0 * * *"}'::text[]) as c(cron)
+		cross join (values ('run', 'first'), ('skip', 'last'), ('run', 'both')) as p(gap, fold)
+		cross join moments as f
+		join moments as u on u.name = f.name and u.at > f.at and u.at < f.at + interval '4 days'
+		cross join lateral (select count(*) as listed from pgtick.slots_between(pgtick.parse_cron(c.cron), f.name, f.at, u.at, null, p.gap, p.fold)) as l
+		cross join lateral (select pgtick.count_slots(pgtick.parse_cron(c.cron), f.name, f.at, u.at, p.gap, p.fold) as counted) as n
+		where n.counted <> l.listed`)
+	require.Empty(t, different)
+}
+
 func TestPreviewChange_TellsWhatAnEditAddsAndDrops(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)

@@ -336,6 +336,7 @@ func TestNextRun_InEachZone_IsTheKnownMoment(t *testing.T) {
 		{"30 2 * * *", "Africa/Casablanca", "2026-03-21T12:00:00Z", "2026-03-22T02:00:00Z"}, // negative summer time: the gap is Ramadan's end
 		{"30 2 * * *", "Africa/Casablanca", "2026-02-14T12:00:00Z", "2026-02-15T01:30:00Z"}, // and its start a fold
 		{"30 0 * * *", "America/St_Johns", "2026-03-07T12:00:00Z", "2026-03-08T04:00:00Z"},
+		{"30 2 25-31 10 */7", "Europe/Berlin", "2025-11-10T00:00:00Z", "2026-10-25T00:30:00Z"}, // the next fold, seen from behind the one before
 	} {
 		got := one[time.Time](t, db, "select pgtick.next_run($1, $2, $3)", row.cron, instant(t, row.after), row.zone)
 		require.Equal(t, row.want, got.UTC().Format(time.RFC3339), "%s in %s after %s", row.cron, row.zone, row.after)
@@ -363,6 +364,15 @@ func TestNextSlot_AtGapAndFold_FollowsThePolicies(t *testing.T) {
 			row.cron, instant(t, row.from), instant(t, row.to), row.gap, row.fold)
 		require.Equal(t, row.want, got, "%s, on_gap %s, on_fold %s", row.cron, row.gap, row.fold)
 	}
+}
+
+// On these days 02:00 to 02:59 is always skipped, and elapsed time runs nothing for it.
+func TestNextRun_OfTimesThatAreAlwaysSkipped_IsNone(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	require.True(t, one[bool](t, db, "select pgtick.next_run('*/30 2 25-31 3 */7', '2026-01-01', 'Europe/Berlin') is null"))
+	require.Zero(t, one[int](t, db, "select count(*) from pgtick.preview('*/30 2 25-31 3 */7', 'Europe/Berlin', '2026-01-01', 250)"))
+	require.True(t, one[bool](t, db, "select pgtick.next_slot(pgtick.parse_cron('@daily'), 'UTC', 'infinity') is null"), "nor is there any after the end of time")
 }
 
 func TestNextRun_InAParallelWorker_IsNotTried(t *testing.T) {

@@ -1418,7 +1418,7 @@ begin
     v_span := v_item;
     if strpos(v_item, '/') > 0 then
       v_span := split_part(v_item, '/', 1);
-      if split_part(v_item, '/', 2) !~ '^[0-9]{1,9}$' or split_part(v_item, '/', 3) <> '' or v_item ~ '/.*/' then
+      if split_part(v_item, '/', 2) !~ '^[0-9]{1,9}$' or v_item ~ '/.*/' then
         perform pgtick.cron_error('TK011', p_cron, p_field, v_item, 'the step after "/" must be one whole number, of at most nine digits', format('Write for example */%s.', least(5, v_high - v_low)));
       end if;
       v_step := split_part(v_item, '/', 2)::integer;
@@ -1512,7 +1512,7 @@ begin
     end if;
   elsif left(v_text, 1) = '@' or v_lower ~ E'^[0-9]+\\s*(s|sec|secs|second|seconds)$' then
     v_match := regexp_match(v_lower, E'^(?:@every\\s+)?(?:(\\d{1,9})d)?(?:(\\d{1,9})h)?(?:(\\d{1,9})m)?(?:(\\d{1,9})s)?$');
-    if v_match is null or v_match = '{NULL,NULL,NULL,NULL}' or left(v_text, 1) <> '@' then
+    if v_match is null or left(v_text, 1) <> '@' then
       v_match := array[null, null, null, (regexp_match(v_lower, E'^(?:@every\\s+)?(\\d{1,18})\\s*(?:sec|second)s?$'))[1]];
     end if;
     v_seconds := coalesce(v_match[1]::numeric, 0) * 86400 + coalesce(v_match[2]::numeric, 0) * 3600 + coalesce(v_match[3]::numeric, 0) * 60 + coalesce(v_match[4]::numeric, 0);
@@ -1934,7 +1934,7 @@ begin
     v_end := least(v_at + interval '6 days', v_to + v_near + interval '1 second');
     v_shift := pgtick.zone_shift(p_time_zone, v_at, v_end);
     v_at := coalesce(v_shift, v_end);
-    continue when v_shift is null or v_shift + v_near <= v_done or v_shift - v_near > v_to;
+    continue when v_shift is null or v_shift - v_near > v_to;
     v_end := case when p_cron.elapsed then v_shift - interval '1 microsecond' else greatest(v_shift - v_near, v_done) end;
     v_count := v_count + pgtick.cron_count_walls(p_cron, v_done_wall, v_end at time zone 'UTC' at time zone p_time_zone);
     if p_cron.elapsed then
@@ -13686,7 +13686,7 @@ $pgtick$;
 do $pgtick$
 declare
   v_latest constant bigint := 11;
-  v_hash constant text := '22d8137b469054ebc9e12dd0343871982b68820b22f06bc5dc56ddc6a2576fa5';
+  v_hash constant text := '92297e2a834965091767f445c1cd7ad074570fc33c4548342917ce0e331e3c70';
   v_names constant text[] := array['steps/first.sql', 'migrations/00001_queue.sql', 'migrations/00002_schedules.sql', 'migrations/00003_credits.sql', 'migrations/00004_overlap_and_outages.sql', 'migrations/00005_queue_core.sql', 'migrations/00006_ledger.sql', 'migrations/00007_functions.sql', 'migrations/00008_ties.sql', 'migrations/00009_requests.sql', 'migrations/00010_realtime.sql', 'migrations/00011_attempt_counts.sql', 'sql/00_base.sql', 'sql/01_gone.sql', 'sql/10_cron.sql', 'sql/11_describe.sql', 'sql/12_lint.sql', 'sql/20_schedules.sql', 'sql/21_tick.sql', 'sql/22_calendar.sql', 'sql/26_retries.sql', 'sql/27_unique.sql', 'sql/28_retention.sql', 'sql/30_enqueue.sql', 'sql/31_runners.sql', 'sql/32_claim.sql', 'sql/33_finish.sql', 'sql/34_rescue.sql', 'sql/35_by_hand.sql', 'sql/36_addresses.sql', 'sql/37_bulk.sql', 'sql/38_queues.sql', 'sql/39_why.sql', 'sql/40_maintain.sql', 'sql/41_functions.sql', 'sql/42_ties.sql', 'sql/43_limits.sql', 'sql/44_gates.sql', 'sql/45_requests.sql', 'sql/46_realtime.sql', 'sql/47_bench.sql', 'sql/48_counts.sql', 'sql/50_credits_base.sql', 'sql/51_credits_guards.sql', 'sql/52_credits_accounts.sql', 'sql/53_credits_entries.sql', 'sql/54_credits_holds.sql', 'sql/55_credits_pending.sql', 'sql/56_credits_tasks.sql', 'sql/57_credits_charge_many.sql', 'sql/58_credits_corrections.sql', 'sql/59_credits_own.sql', 'sql/60_credits_sync.sql', 'sql/80_views.sql', 'sql/81_schedule_views.sql', 'sql/82_credits_views.sql', 'sql/83_analytics_views.sql', 'sql/84_metrics.sql', 'sql/90_grants.sql', 'sql/91_grants_queue.sql', 'sql/92_grants_schedules.sql', 'sql/93_grants_credits.sql', 'sql/94_grants_requests.sql', 'sql/95_grants_metrics.sql', 'sql/96_grants_operator.sql', 'sql/99_realtime.sql', 'steps/versions.sql', 'steps/last.sql'];
   v_in_force boolean := false;
   v_have bigint;
