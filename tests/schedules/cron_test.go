@@ -336,6 +336,7 @@ func TestNextRun_InEachZone_IsTheKnownMoment(t *testing.T) {
 		{"30 2 * * *", "Africa/Casablanca", "2026-03-21T12:00:00Z", "2026-03-22T02:00:00Z"}, // negative summer time: the gap is Ramadan's end
 		{"30 2 * * *", "Africa/Casablanca", "2026-02-14T12:00:00Z", "2026-02-15T01:30:00Z"}, // and its start a fold
 		{"30 0 * * *", "America/St_Johns", "2026-03-07T12:00:00Z", "2026-03-08T04:00:00Z"},
+		{"30 2 * * *", "Europe/Berlin", "2026-10-25T01:10:00Z", "2026-10-26T01:30:00Z"},        // seen from within the second
 		{"30 2 25-31 10 */7", "Europe/Berlin", "2025-11-10T00:00:00Z", "2026-10-25T00:30:00Z"}, // the next fold, seen from behind the one before
 	} {
 		got := one[time.Time](t, db, "select pgtick.next_run($1, $2, $3)", row.cron, instant(t, row.after), row.zone)
@@ -357,6 +358,9 @@ func TestNextSlot_AtGapAndFold_FollowsThePolicies(t *testing.T) {
 		{"30 2 * * *", "run", "first", "2026-10-24T12:00:00Z", "2026-10-25T12:00:00Z", []string{"10-25 00:30"}},
 		{"30 2 * * *", "run", "last", "2026-10-24T12:00:00Z", "2026-10-25T12:00:00Z", []string{"10-25 01:30"}},
 		{"30 2 * * *", "run", "both", "2026-10-24T12:00:00Z", "2026-10-25T12:00:00Z", []string{"10-25 00:30", "10-25 01:30"}},
+		{"30 2 * * *", "run", "first", "2026-10-25T01:10:00Z", "2026-10-26T12:00:00Z", []string{"10-26 01:30"}},
+		{"30 2 * * *", "run", "last", "2026-10-25T01:10:00Z", "2026-10-26T12:00:00Z", []string{"10-25 01:30", "10-26 01:30"}},
+		{"30 2 * * *", "run", "both", "2026-10-25T01:10:00Z", "2026-10-26T12:00:00Z", []string{"10-25 01:30", "10-26 01:30"}},
 		{"*/30 2 * * *", "run", "first", "2026-10-24T12:00:00Z", "2026-10-25T12:00:00Z", []string{"10-25 00:00", "10-25 00:30", "10-25 01:00", "10-25 01:30"}},
 	} {
 		got := all[string](t, db, `select to_char(s at time zone 'UTC', 'MM-DD HH24:MI')
