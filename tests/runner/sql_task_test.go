@@ -167,6 +167,9 @@ func TestSQLTask_WhatCanNotBeCalled_IsRefusedAtEnqueue_ByFieldValueAndRule(t *te
 		}
 	}
 	require.Zero(t, ask[int](t, db, "select count(*) from pgtick.jobs"))
+	list := refused(t, db, `select pgtick.check_function_call('["shop.pay"]')`)
+	require.Equal(t, "TK000", list.Code)
+	require.Contains(t, list.Message, `args "["shop.pay"]"`)
 }
 
 func TestSQLTask_AFunctionThatIsForbiddenMeanwhile_FailsForGood(t *testing.T) {
@@ -217,7 +220,9 @@ func TestAllowFunction_RefusesWhatJobsShouldNotCall(t *testing.T) {
 		`create type shop.point (input = shop.point_in, output = shop.point_out, like = point, element = float8, subscript = raw_array_subscript_handler)`,
 		`create function shop.move(x shop.point) returns void language sql as ''`,
 		`create schema closed`, `create function closed.open() returns void language sql as ''`,
+		`create aggregate shop.total(amount bigint) (sfunc = int8pl, stype = bigint)`,
 		`create role crowd_` + role + ` in role pgtick_runner`, // nobody logs in as it, so nothing is missing for it
+		`create role passer_` + role + ` login`,                // and this one has to do with something else
 		`create function shop.trigger() returns trigger language plpgsql as 'begin return new; end'`,
 		`grant execute on all routines in schema shop to ` + role,
 		`create function shop.private() returns void language sql as ''`, `revoke execute on function shop.private() from public`,
@@ -227,16 +232,19 @@ func TestAllowFunction_RefusesWhatJobsShouldNotCall(t *testing.T) {
 	}
 	dropRole(t, db, "stranger_"+role)
 	dropRole(t, db, "crowd_"+role)
+	dropRole(t, db, "passer_"+role)
 	for function, field := range map[string]string{
 		"shop.nameless(bigint)": "function", "shop.many(bigint[])": "function", "shop.out()": "function", "shop.any(anyelement)": "function", "shop.row(shop.orders)": "function",
 		"shop.domain(shop.positive)": "function", "shop.trigger()": "function", "pg_catalog.sum(bigint)": "function", "shop.private()": "as_role", "shop.words(shop.words)": "function",
 		"shop.span(shop.span)": "function", "shop.catalog(pg_class)": "function", "shop.half(bigint,bigint)": "function", "shop.move(shop.point)": "function", "closed.open()": "as_role",
+		"shop.total(bigint)": "function",
 	} {
 		pg := refused(t, db, "select pgtick.allow_function(to_regprocedure($1), $2)", function, role)
 		require.Equal(t, "TK000", pg.Code)
 		require.Contains(t, pg.Message, field+" ", function)
 	}
 	require.Contains(t, refused(t, db, "select pgtick.allow_function('shop.clear()', null)").Message, "as_role null")
+	require.Contains(t, refused(t, db, "select pgtick.allow_function(null, $1)", role).Message, "function null")
 	require.Contains(t, refused(t, db, "select pgtick.allow_function('shop.clear()', 'postgres')").Message, "superuser")
 	require.Contains(t, refused(t, db, "select pgtick.allow_function('shop.clear()', 'nobody_here')").Message, "as_role")
 	stranger := refused(t, db, "select pgtick.allow_function('shop.clear()', $1)", "stranger_"+role)
