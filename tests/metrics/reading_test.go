@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/sirupsen/logrus"
@@ -71,6 +72,24 @@ func TestMeasure_TellsOfQueuesRunnersAndClocks(t *testing.T) {
 	pgtest.Advance(t, db, time.Hour)
 	require.InDelta(t, 160, measured(t, db, jobs.MeasureFrom{})["slot_due"], 0.001, "since 13:00")
 	require.Equal(t, float64(2), measured(t, db, jobs.MeasureFrom{})["runners late"])
+}
+
+func TestMeasure_FromWhereNobodyWas_IsRefused(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	for arguments, says := range map[string]string{
+		"p_slots_after => -1":                 `slots_after "-1"`,
+		"p_slots_after => 253402300800000001": `slots_after "253402300800000001"`,
+		"p_entries_open => ''":                `entries_open ""`,
+		"p_entries_open => '1,2'":             `entries_open "1,2"`,
+		"p_entries_open => '-1'":              `entries_open "-1"`,
+	} {
+		_, err := db.Pool.Exec(t.Context(), "select * from pgtick.measure("+arguments+")")
+		var pg *pgconn.PgError
+		require.ErrorAs(t, err, &pg, arguments)
+		require.Equal(t, "TK000", pg.Code, "%s: %s", arguments, pg.Message)
+		require.Contains(t, pg.Message, says)
+	}
 }
 
 // A backlog is counted up to a bound, and what lies behind it costs nothing.

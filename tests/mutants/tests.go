@@ -191,10 +191,15 @@ func (t test) concerns(m mutant) bool {
 	case t.Functions == nil && ofRights.MatchString(t.Name):
 		return forRights.MatchString(m.file())
 	case m.Table != "":
-		return slices.Contains(t.Tables, m.Table)
+		return slices.ContainsFunc(t.Tables, func(written string) bool { return whole(written) == m.Table })
 	}
 	return slices.ContainsFunc(m.Calls, func(f string) bool { return slices.Contains(t.Functions, f) })
 }
+
+var day = regexp.MustCompile(`_([0-9]{6,8}|default)$`)
+
+// whole is the table that a partition belongs to: rows are counted by partition, while constraints are the whole table's.
+func whole(written string) string { return day.ReplaceAllString(written, "") }
 
 // Who looks for what happens between sessions says so in the name, and who looks for what is refused.
 var (

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgtick/pgtick/tests/pgtest"
@@ -121,4 +122,36 @@ func constraintOf(t *testing.T, db *pgtest.DB, sql string) string {
 	require.ErrorAs(t, err, &pg, sql)
 	require.Equal(t, "23", pg.Code[:2], "%s: %s", sql, pg.Message)
 	return pg.ConstraintName
+}
+
+// rowsOfTheRest are of the tables that have nothing but a primary key.
+const rowsOfTheRest = `
+select pgtick.adopt('here/db'), pgtick.pause_queue('quiet'), pgtick.create_batch('echo'), pgtick.set_retry_policy('echo', '{"kind": "list", "delays": ["1 s"]}');
+select pgtick.enqueue('echo', p_after => array[2]), pgtick.enqueue('once', p_unique_key => 'k'), pgtick.allow_gate('empty', 'select 1 where false');
+select pgtick.tick(), pgtick.maintain();
+insert into pgtick.attempt_counts values ('1 minute', '2026-01-01', 1, 0, 0, '{}', '{}');
+insert into pgtick.outages values ('2026-01-01', '2026-01-02');
+insert into pgtick.installed values ('schedule', 'nightly', now()) on conflict do nothing;
+insert into pgtick.settings values ('x', '1', now(), 'me');
+insert into pgtick.allowed_functions values ('a.b', 'a.b()', 'me', now(), 'me');
+insert into pgtick.limit_places values ('limited', '', '{1}');
+insert into pgtick.unsettled (kind, what, noted_at) values ('job', '1', now());`
+
+func TestPrimaryKeys_EachRefusesASecondRow(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	exec(t, db.Pool, "alter table pgtick.requests disable trigger user")
+	for _, rows := range []string{rowsOfEachKind, rowsOfTheRest} {
+		_, err := db.Pool.Exec(t.Context(), rows)
+		require.NoError(t, err)
+	}
+	tables := all[string](t, db.Pool, `select t.relname::text from pg_class as t
+		where t.relnamespace = 'pgtick'::regnamespace and t.relkind in ('r', 'p') and not t.relispartition and t.relname not in ('history', 'goose_db_version')`)
+	require.Greater(t, len(tables), 30)
+	for _, table := range tables {
+		if !assert.NotZero(t, one[int](t, db.Pool, "select count(*) from pgtick."+table), "%s is empty", table) {
+			continue
+		}
+		require.Regexp(t, "^"+table+"(_[0-9]+|_default)?_pkey$", constraintOf(t, db, "insert into pgtick."+table+" overriding system value select * from pgtick."+table+" limit 1"))
+	}
 }
