@@ -499,6 +499,24 @@ func TestTickChunk_OfSchedulesWithSeveralSlots_EndsInTime(t *testing.T) {
 	}
 }
 
+// Chunks of a schedule each, which take twenty seconds.
+func TestRunTicks_GoesOnForFiftySeconds_AndLeavesTheRestToTheNext(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-03-01T10:00:30Z")
+	exec(t, db, "select pgtick.schedule('s' || n, '* * * * *', 'noop', p_on_overlap => 'allow', p_ends_at => '2026-03-01 10:01:30+00') from generate_series(1, 5) as n")
+	exec(t, db, `
+		create table public.moment as select timestamptz '2026-03-01 10:01:00+00' as at;
+		create or replace function pgtick.now() returns timestamptz language sql volatile set search_path = '' as $$ select at from public.moment $$;
+		create function public.lasts() returns trigger language plpgsql as $$ begin update public.moment set at = at + interval '20 seconds'; return null; end $$;
+		create trigger lasts after insert on pgtick.live_jobs for each statement execute function public.lasts();
+		do $$ begin execute replace(pg_get_functiondef('pgtick.tick_chunk'::regproc), 'DEFAULT 5000', 'DEFAULT 1'); end $$`)
+	for _, told := range []int{3, 5} {
+		exec(t, db, "call pgtick.run_ticks()")
+		require.Equal(t, told, one[int](t, db, "select count(distinct schedule) from pgtick.slots"))
+	}
+}
+
 // Others have slots, versions and runs by hand of their own, all later.
 func TestTick_WhenTheZonesRulesMoveASlot_GoesByItsOwnHistory(t *testing.T) {
 	t.Parallel()
@@ -525,6 +543,19 @@ func TestTick_WhenTheZonesRulesMoveASlot_GoesByItsOwnHistory(t *testing.T) {
 	require.Equal(t, before, others())
 	require.Equal(t, []string{"03-01 08:00 enqueued", "03-02 08:00 caught_up", "03-02 08:30 run_now"}, fates(t, db, "s"))
 	require.Equal(t, []string{"s created", "s changed", "s paused", "s resumed", "s moved"}, all[string](t, db, "select schedule || ' ' || what from pgtick.schedule_versions where schedule = 's' order by version"))
+}
+
+func TestTick_WhenTheZonesRulesMoveASlot_AccountsForNothingBeforeItsOwnCreation(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	at(t, db, "2026-02-27T12:00:00Z")
+	exec(t, db, "select pgtick.schedule('older', '0 9 * * *', 'noop', p_time_zone => 'Europe/Berlin', p_on_overlap => 'allow')")
+	at(t, db, "2026-03-01T12:00:00Z")
+	exec(t, db, "select pgtick.schedule('s', '0 9 * * *', 'noop', p_time_zone => 'Europe/Berlin', p_on_overlap => 'allow', p_on_missed => 'all')")
+	exec(t, db, "update pgtick.schedule_defs set next_at = '2026-03-02 09:00+00' where name = 's'") // under the rules that were
+	at(t, db, "2026-03-02T09:00:00Z")
+	tick(t, db)
+	require.Equal(t, []string{"03-02 08:00 caught_up"}, fates(t, db, "s"))
 }
 
 func TestTick_AfterAnOutage_CatchesUpOnce_HoweverOldItIs(t *testing.T) {

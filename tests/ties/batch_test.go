@@ -315,6 +315,8 @@ func TestBatch_AJobThatWouldWaitForItself_IsRefused(t *testing.T) {
 	require.Contains(t, pg.Message, fmt.Sprintf("job %d", far))
 	refused(t, db.Pool, "TK021", "select pgtick.enqueue('member', "+inBatch(id)+", p_sequence_key => 'k')")
 	enqueue(t, db.Pool, "member", inBatch(id), "p_sequence_key => 'another'")
+	behind := enqueue(t, db.Pool, "echo", "p_sequence_key => 'k'")
+	require.Contains(t, refused(t, db.Pool, "TK021", "select pgtick.enqueue('member', "+inBatch(id)+", "+after(behind)+")").Message, fmt.Sprintf("job %d", behind))
 
 	nested := one[int64](t, db.Pool, "select pgtick.create_batch('callback')")
 	enqueue(t, db.Pool, "member", inBatch(nested), after(callback))

@@ -178,6 +178,22 @@ func TestSweep_OfPlaces_SetsRightWhatIsWrong_AndGoesPastWhatIsHeld(t *testing.T)
 	require.Equal(t, x[3:], blocked(t, db.Pool), "there was room for one")
 }
 
+// A claim that still went by the old limit has blocked what has room by the new one of its key; how many run of the task, or of another's key, is
+// no matter. A place is not kept for a job that is given back.
+func TestSweep_OfPlaces_GoesByTheLimitOfTheirKey(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	exec(t, db.Pool, "select pgtick.set_limit('limited', p_max_running => 2), pgtick.set_limit('limited', p_max_running => 2, p_per_key => true), pgtick.set_limit('other', p_max_running => 1, p_per_key => true)")
+	x, _ := perKey(t, db, register(t, db.Pool), "limited", "x", 3)
+	require.Equal(t, x[2:], blocked(t, db.Pool))
+	back := enqueue(t, db.Pool, "limited", "p_run_at => now() + interval '1 hour'", keyed("y"))
+	exec(t, db.Pool, "insert into pgtick.limit_places (task, key, holders) values ('limited', 'y', array[$1]::bigint[])", back)
+	exec(t, db.Pool, "update pgtick.limit_defs set max_running = 5 where task = 'limited' and per_key")
+	sweep(t, db.Pool)
+	require.Empty(t, blocked(t, db.Pool))
+	require.Empty(t, all[string](t, db.Pool, "select p.holders::text from pgtick.limit_places as p where p.key = 'y' and p.holders <> '{}'"))
+}
+
 // Nobody holds a place of these keys, whatever has become of it, so nobody's end will free them.
 func TestSweep_OfBlockedJobs_FreesTheFirstOfEachKeyThatNobodyHolds(t *testing.T) {
 	t.Parallel()

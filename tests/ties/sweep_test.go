@@ -67,6 +67,25 @@ func TestSweep_OfNotes_GoesPastWhatIsHeld(t *testing.T) {
 	require.Equal(t, []string{"held"}, notes(t, db.Pool))
 }
 
+// The rest of the second is for what else there is to do.
+func TestSweep_OfANoteThatItCannotDoYet_TriesItOnceACall(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Quiet(t)
+	r := register(t, db.Pool)
+	first := enqueue(t, db.Pool, "echo")
+	second := enqueue(t, db.Pool, "echo", after(first))
+	holder := lockJob(t, db, second)
+	r.do(t, db.Pool, first, "done")
+	noted := func() int64 { return one[int64](t, db.Pool, "select id from pgtick.unsettled") }
+	before := noted()
+	rescue(t, impatient(t, db))
+	require.Equal(t, before+1, noted(), "noted anew, and left for the next call")
+	exec(t, holder, "rollback")
+	rescue(t, db.Pool)
+	require.Equal(t, "ready", state(t, db.Pool, second))
+}
+
 // A sequence waits as long as it may turn out to be stopped: then the job of which that was not known has gone, and nobody else will let it go on.
 func TestSweep_OfANoteWhoseJobHasGone_LetsItsSequenceGoOn(t *testing.T) {
 	t.Parallel()
