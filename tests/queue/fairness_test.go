@@ -304,3 +304,19 @@ func TestDueLanes_BadInput_IsRefused(t *testing.T) {
 	require.Empty(t, all[string](t, db.Pool, "select queue from pgtick.due_lanes(null, null, 1)"))
 	require.Empty(t, all[string](t, db.Pool, "select queue from pgtick.due_lanes('{}', '{}', 1)"))
 }
+
+// A tenth of what is claimed goes to the later lanes; of one priority's share nothing goes to another, though that lies between by time.
+func TestClaim_TheShareOfALane_IsOfItsOwnPriority(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	freeze(t, db)
+	r := register(t, db, "r", "echo")
+	for _, jobs := range []struct{ priority, ago, n int }{{9, 60, 1}, {1, 30, 30}, {9, 10, 2}} {
+		exec(t, db.Pool, `select pgtick.enqueue('echo', p_priority => $1, p_run_at => pgtick.now() - make_interval(secs => $2)) from generate_series(1, $3::int)`, jobs.priority, jobs.ago, jobs.n)
+	}
+	counts := map[int]int{}
+	for _, c := range r.claim(t, db.Pool, 20) {
+		counts[c.Priority]++
+	}
+	require.Equal(t, map[int]int{1: 18, 9: 2}, counts)
+}
