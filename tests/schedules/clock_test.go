@@ -14,11 +14,23 @@ func TestTick_ByPgCron_ArrivesWithinTheMinute(t *testing.T) {
 	t.Parallel()
 	db := pgtest.NewWithCron(t)
 	exec(t, db, "select pgtick.schedule('s', '* * * * *', 'noop', p_on_overlap => 'allow')")
+	exec(t, db, "create table public.told as select current_setting('application_name') as application, pgtick.clock_name() as clock limit 0")
+	config, err := pgx.ParseConfig(db.URL)
+	require.NoError(t, err)
+	config.Database = "postgres" // where pg_cron lives
+	home, err := pgx.ConnectConfig(t.Context(), config)
+	require.NoError(t, err)
+	_, err = home.Exec(t.Context(), `select cron.schedule_in_database('told', '* * * * *',
+		$$ select set_config('application_name', 'mine', false); insert into public.told select current_setting('application_name'), pgtick.clock_name() $$, $1)`, db.Name)
+	require.NoError(t, err)
+	require.NoError(t, home.Close(t.Context()))
 	require.Eventually(t, func() bool {
 		return one[int](t, db, "select count(*) from pgtick.slots where schedule = 's' and clock = 'pg_cron' and fate = 'enqueued'") > 0
 	}, 130*time.Second, 250*time.Millisecond, "pg_cron calls at each full minute, and the first one may come just before the schedule's first slot")
 	require.Equal(t, 1, one[int](t, db, "select count(*) from pgtick.clocks where clock = 'pg_cron' and ticked_at > now() - interval '2 minutes'"))
 	require.Equal(t, "noop", one[string](t, db, "select task from pgtick.jobs where schedule = 's' limit 1"))
+	require.Eventually(t, func() bool { return one[int](t, db, "select count(*) from public.told") > 0 }, 130*time.Second, 250*time.Millisecond)
+	require.Equal(t, "mine pg_cron", one[string](t, db, "select application || ' ' || clock from public.told limit 1"), "known by its process, whatever it calls itself")
 }
 
 func TestClocks_AreToldApart_AndNotedAtMostOnceASecond(t *testing.T) {
