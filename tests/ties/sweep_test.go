@@ -184,6 +184,25 @@ func TestSweep_OfSequences_ForgetsThoseWithoutJobs_AndLeavesTheOthersAlone(t *te
 	require.Equal(t, []string{"lives", "noted", "stopped"}, all[string](t, db.Pool, "select key from pgtick.sequences order by key"))
 }
 
+// Its job may commit just when it has been looked for.
+func TestSweep_OfASequence_ThatGetsAJobMeanwhile_LetsItBe(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	exec(t, db.Pool, "insert into pgtick.sequences (key) values ('idle'), ('used')")
+	exec(t, db.Pool, `do $$ begin
+		execute replace(pg_get_functiondef('pgtick.sweep_sequences'::regproc), '  delete from pgtick.sequences', '  perform pg_catalog.pg_advisory_xact_lock(4711); delete from pgtick.sequences');
+	end $$`)
+	holder, sweeping := session(t, db), session(t, db)
+	exec(t, holder, "select pg_advisory_lock(4711)")
+	ended := inBackground(t, sweeping, "select pgtick.sweep_sequences()")
+	awaitLock(t, db, sweeping)
+	exec(t, db.Pool, `insert into pgtick.live_jobs (task, queue, priority, run_at, max_attempts, timeout, args, created_at, sequence_key)
+		values ('echo', 'default', 5, pgtick.now(), 1, '1 minute', '{}', pgtick.now(), 'used')`)
+	exec(t, holder, "select pg_advisory_unlock(4711)")
+	require.NoError(t, <-ended)
+	require.Equal(t, []string{"used"}, all[string](t, db.Pool, "select key from pgtick.sequences"))
+}
+
 // At most twenty thousand are looked at, from a page on that is drawn by lot.
 func TestSweep_OfMoreSequencesThanAreLookedAtAtOnce_FindsTheFirstAndTheLast(t *testing.T) {
 	t.Parallel()
