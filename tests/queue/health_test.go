@@ -27,7 +27,7 @@ func TestHealth_NamesEachPromiseThatDoesNotHold_AndNothingElse(t *testing.T) {
 	exec(t, old, "select count(*) from pgtick.live_jobs")
 	pid := old.PgConn().PID()
 	// As if it had been open for longer than the quarter of an hour that counts.
-	exec(t, db.Pool, `do $$ begin execute replace(pg_get_functiondef('pgtick.old_transactions'::regproc), 'old_transactions', 'real_old_transactions'); end $$`)
+	db.Replace(t, "pgtick.old_transactions(interval)", "old_transactions", "real_old_transactions")
 	exec(t, db.Pool, `create or replace function pgtick.old_transactions(p_older_than interval) returns table (pid integer, since timestamptz, who text, what text)
 		language sql as $$ select o.* from pgtick.real_old_transactions(p_older_than - interval '15 minutes') as o where o.pid = `+fmt.Sprint(pid)+` $$`)
 	found := health()

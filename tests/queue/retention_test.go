@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -391,13 +390,10 @@ func TestRebuildIndexes_LargerThanATableOfSomeMiB_DoesSoOnce(t *testing.T) {
 	large := largeIndexes(t, db)
 	addLong(t, db, 15000)
 	require.Greater(t, one[int64](t, db.Pool, "select pg_relation_size('pgtick.live_jobs')"), int64(8<<20))
-	bound := func(from, to string) {
-		exec(t, db.Pool, fmt.Sprintf("do $$ begin execute replace(pg_get_functiondef('pgtick.rebuild_indexes'::regproc), '%s * 1024 * 1024', '%s * 1024 * 1024'); end $$", from, to))
-	}
-	bound("32", "5") // in place of a table that large
+	before := db.Replace(t, "pgtick.rebuild_indexes()", "v_table <= 32 * 1024 * 1024", "v_table <= 5 * 1024 * 1024") // in place of a table that large
 	require.Zero(t, rebuildIndexes(t, db.Pool), "of a large table that would take too long")
 	require.Greater(t, indexSize(t, db), large/2)
-	bound("5", "32")
+	exec(t, db.Pool, before)
 	rebuildUntilIndexesHaveLessThan(t, db, large/2)
 	require.Zero(t, rebuildIndexes(t, db.Pool))
 }

@@ -3,7 +3,6 @@ package realtime
 import (
 	"context"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -188,10 +187,7 @@ func TestMessages_WhateverChangesAJob_TheLastOneIsWhatMyJobsShows(t *testing.T) 
 // beUnhurried lets a message take an hour: one that took a tenth of a second would be its transaction's last, and on a busy machine any may.
 func beUnhurried(t *testing.T, db *pgtest.DB) {
 	t.Helper()
-	const bound = "interval '100 ms'"
-	text := one[string](t, db.Pool, "select pg_get_functiondef('pgtick.tell_owner(uuid, text, jsonb)'::regprocedure)")
-	require.Contains(t, text, bound)
-	do(t, db.Pool, strings.ReplaceAll(text, bound, "interval '1 hour'"))
+	db.Replace(t, "pgtick.tell_owner(uuid, text, jsonb)", "interval '100 ms'", "interval '1 hour'")
 }
 
 // requireUpToDate holds the last message of each of ann's jobs against my_jobs.

@@ -509,8 +509,8 @@ func TestRunTicks_GoesOnForFiftySeconds_AndLeavesTheRestToTheNext(t *testing.T) 
 		create table public.moment as select timestamptz '2026-03-01 10:01:00+00' as at;
 		create or replace function pgtick.now() returns timestamptz language sql volatile set search_path = '' as $$ select at from public.moment $$;
 		create function public.lasts() returns trigger language plpgsql as $$ begin update public.moment set at = at + interval '20 seconds'; return null; end $$;
-		create trigger lasts after insert on pgtick.live_jobs for each statement execute function public.lasts();
-		do $$ begin execute replace(pg_get_functiondef('pgtick.tick_chunk'::regproc), 'DEFAULT 5000', 'DEFAULT 1'); end $$`)
+		create trigger lasts after insert on pgtick.live_jobs for each statement execute function public.lasts()`)
+	db.Replace(t, "pgtick.tick_chunk(integer)", "DEFAULT 5000", "DEFAULT 1")
 	for _, told := range []int{3, 5} {
 		exec(t, db, "call pgtick.run_ticks()")
 		require.Equal(t, told, one[int](t, db, "select count(distinct schedule) from pgtick.slots"))

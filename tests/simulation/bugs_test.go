@@ -57,7 +57,7 @@ func TestScopes_WithAMistakeInTheSQL_FindIt(t *testing.T) {
 		if !strings.Contains(b.scope, os.Getenv("PGTICK_SIMULATE_SCOPES")) {
 			continue
 		}
-		undo := w.mutate(t, b.function, b.old, b.wrong)
+		undo := w.Replace(t, b.function, b.old, b.wrong)
 		orders, f := w.find(t, b, uint64(i))
 		if assert.NotNil(t, f, "%s: %d orders of %s have not found it", b.name, orders, b.scope) {
 			again, err := w.replay(&f.run)
@@ -93,7 +93,7 @@ func (w *world) find(t *testing.T, b bug, n uint64) (orders int, f *finding) {
 func TestShorten_OfALongRun_LeavesWhatIsNeeded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, patient)
-	w.mutate(t, bugs[0].function, bugs[0].old, bugs[0].wrong)
+	w.Replace(t, bugs[0].function, bugs[0].old, bugs[0].wrong)
 	for n := uint64(73); ; n++ { // the first seed that finds it
 		require.Less(t, n, uint64(250), "none of the seeds has found it: where longRun() has changed, begin elsewhere")
 		r := longRun(n)

@@ -100,24 +100,14 @@ func (w *world) boundWaits(t *testing.T) string {
 	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
 	require.NotEmpty(t, statements)
-	w.mutate(t, "pgtick.sweep_ties(timestamptz)", "clock_timestamp() + interval '1 second'", "clock_timestamp() + interval '1 hour'")
+	w.Replace(t, "pgtick.sweep_ties(timestamptz)", "clock_timestamp() + interval '1 second'", "clock_timestamp() + interval '1 hour'")
 	if w.mode == patient {
-		w.mutate(t, "pgtick.settle(pgtick.ended[], timestamptz)", "interval '100 ms'", "interval '1 hour'")
+		w.Replace(t, "pgtick.settle(pgtick.ended[], timestamptz)", "interval '100 ms'", "interval '1 hour'")
 		for _, name := range []string{"pgtick.settle_batch(bigint, timestamptz, boolean)", "pgtick.settle_links(pgtick.ended[], timestamptz, boolean)", "pgtick.free_places(pgtick.ended[], timestamptz, boolean)"} {
-			w.mutate(t, name, "set_config('lock_timeout', '1ms', true)", "set_config('lock_timeout', '0', true)")
+			w.Replace(t, name, "set_config('lock_timeout', '1ms', true)", "set_config('lock_timeout', '0', true)")
 		}
 	}
 	return strings.Join(statements, "\n")
-}
-
-// mutate replaces a part of a function, which must be there, and returns how to undo that.
-func (w *world) mutate(t *testing.T, function, old, replacement string) (undo string) {
-	t.Helper()
-	var text string
-	require.NoError(t, w.Pool.QueryRow(context.Background(), "select pg_get_functiondef($1::regprocedure)", function).Scan(&text), function)
-	require.Contains(t, text, old, function)
-	w.exec(t, strings.ReplaceAll(text, old, replacement))
-	return text
 }
 
 // kept are the tables that say what an installation is, not what happens in it.

@@ -189,9 +189,7 @@ func TestSweep_OfASequence_ThatGetsAJobMeanwhile_LetsItBe(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	exec(t, db.Pool, "insert into pgtick.sequences (key) values ('idle'), ('used')")
-	exec(t, db.Pool, `do $$ begin
-		execute replace(pg_get_functiondef('pgtick.sweep_sequences'::regproc), '  delete from pgtick.sequences', '  perform pg_catalog.pg_advisory_xact_lock(4711); delete from pgtick.sequences');
-	end $$`)
+	db.Replace(t, "pgtick.sweep_sequences()", "  delete from pgtick.sequences", "  perform pg_catalog.pg_advisory_xact_lock(4711); delete from pgtick.sequences")
 	holder, sweeping := session(t, db), session(t, db)
 	exec(t, holder, "select pg_advisory_lock(4711)")
 	ended := inBackground(t, sweeping, "select pgtick.sweep_sequences()")
